@@ -1,0 +1,23 @@
+# `make demo` and `make test` do all set-up on a fresh Debian or Ubuntu machine, then their job.
+.PHONY: setup demo test lint bench clean
+
+setup:
+	@bash .ci/setup
+
+demo: setup
+	@.venv/bin/whet demo
+
+test: setup
+	@.venv/bin/python -m pytest $(ARGS)
+
+lint: setup
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy core sandboxes memory feedback skills agents learners apps
+	.venv/bin/lint-imports
+
+bench: setup
+	@.venv/bin/python -m benchmarks
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build
