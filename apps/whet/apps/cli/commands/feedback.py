@@ -1,0 +1,76 @@
+"""``whet feedback``: add, list, show."""
+
+from typing import Annotated
+
+import typer
+
+from whet.apps.cli.commands.rows import as_row
+from whet.apps.cli.output import AsJson, View, emit_json, listing, note
+from whet.apps.cli.session import with_memory
+from whet.core.errors import UserError
+
+app = typer.Typer()
+KINDS = ("rating", "preference", "correction", "comment", "followup", "accept", "reject")
+
+
+@app.command()
+def add(
+    run: Annotated[str, typer.Argument(help="Run the feedback is about (id or prefix).")],
+    kind: Annotated[str, typer.Argument(help=f"One of {', '.join(KINDS)}.")],
+    text: Annotated[str, typer.Argument(help="Comment, follow-up or corrected answer; - reads stdin.")] = "",
+    source: Annotated[str, typer.Option(help="Who says so.")] = "cli",
+    value: Annotated[float | None, typer.Option(help="Rating in [0, 1].")] = None,
+    other: Annotated[str, typer.Option(help="For a preference: the run that lost.")] = "",
+    applies_when: Annotated[str, typer.Option(help="When this feedback applies.")] = "",
+    person: Annotated[str | None, typer.Option(help="Whose data this is; can be forgotten by it.")] = None,
+    tainted: Annotated[bool, typer.Option(help="The text comes from a stranger; what is learned waits for a person.")] = False,
+    json: AsJson = False,
+) -> None:
+    """Record feedback on a run."""
+    import sys
+
+    from whet.core import Feedback, Run
+    from whet.memory import Memory
+
+    if kind not in KINDS:
+        raise UserError(f"{kind!r} is no kind of feedback; there are {', '.join(KINDS)}")
+    words = sys.stdin.read() if text == "-" else text
+
+    async def work(memory: Memory) -> Feedback:
+        from whet.feedback import make_feedback
+
+        about = await memory.get(Run, run)
+        lost = (await memory.get(Run, other)).id if other else None
+        feedback = make_feedback(
+            kind, source=source, run_id=about.id, task_id=about.task_id, text=words, value=value, other_run_id=lost,
+            applies_when=applies_when, person=person, trust="tainted" if tainted else "trusted",
+        )
+        await memory.put(feedback, actor=source)
+        return feedback
+
+    feedback = with_memory(work)
+    emit_json(as_row(feedback)) if json else note(f"recorded {feedback.kind} {feedback.id[:12]} on run {feedback.run_id}")
+
+
+@app.command("list")
+@listing
+def list_feedback(view: View) -> None:
+    """List feedback, newest first."""
+    from whet.core import Feedback
+
+    found = with_memory(
+        lambda memory: memory.find(Feedback, since=view.since, newest_first=True), read_only=True
+    )
+    view.show(
+        [as_row(item) for item in found], ("id", "at", "kind", "source", "run_id", "value", "text"),
+        ("task_id", "person", "trust", "applies_when"), empty="no feedback yet; add some with: whet feedback add RUN comment TEXT",
+    )
+
+
+@app.command()
+def show(id: Annotated[str, typer.Argument(help="Id or prefix.")], json: AsJson = False) -> None:
+    """Show one piece of feedback whole."""
+    from whet.apps.cli.commands.store import print_record
+    from whet.core import Feedback
+
+    print_record(with_memory(lambda memory: memory.get(Feedback, id), read_only=True), json=json)

@@ -1,0 +1,247 @@
+"""How results reach the terminal, a pipe or a program: tables, wide tables, JSON, JSON lines, CSV or ids.
+
+    @app.command("list")
+    @listing
+    def list_runs(view: View) -> None:
+        view.show(rows, columns=("id", "status", "score"))
+"""
+
+import csv
+import functools
+import inspect
+import io
+import operator
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from whet.core.errors import UserError
+from whet.core.ids import now_ms
+from whet.core.records import Json
+from whet.core.wire import decode, encode
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["AsJson", "Row", "View", "console", "emit_json", "listing", "note", "parse_since"]
+
+SCHEMA = 1
+Row = Mapping[str, Json]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+_Format = Literal["table", "wide", "json", "jsonl", "csv", "id"]
+_OPERATORS: dict[str, Callable[[Json, Json], bool]] = {
+    ">=": operator.ge,  # type: ignore[dict-item]
+    "<=": operator.le,  # type: ignore[dict-item]
+    "!=": operator.ne,
+    ">": operator.gt,  # type: ignore[dict-item]
+    "<": operator.lt,  # type: ignore[dict-item]
+    "~": lambda value, pattern: re.search(str(pattern), str(value)) is not None,
+    "=": operator.eq,
+}
+_UNITS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
+
+
+def console(*, stderr: bool = False) -> "Console":
+    """Returns a console on stdout (or stderr); plain and unwrapped where that is no terminal."""
+    from rich.console import Console
+
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(stderr=stderr, width=None if stream.isatty() else 200, highlight=False, soft_wrap=False)
+
+
+def note(message: str) -> None:
+    """Prints progress or a hint on stderr."""
+    print(message, file=sys.stderr)
+
+
+def emit_json(value: object) -> None:
+    """Prints one JSON object on stdout; a mapping gains the schema version."""
+    plain = decode(encode(value), object)
+    if isinstance(plain, dict):
+        plain = {"schema": SCHEMA, **plain}
+    print(encode(plain).decode())
+
+
+def parse_since(text: str) -> int:
+    """Returns the UTC milliseconds of ``7d``, ``12h``, ``30m`` ago or of an ISO date.
+
+    Raises:
+        UserError: neither a duration nor a date.
+    """
+    if match := re.fullmatch(r"(\d+)([smhdw])", text):
+        return now_ms() - int(match[1]) * _UNITS[match[2]]
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise UserError(f"--since {text!r} is no duration such as 7d, 12h, 30m and no ISO date") from None
+    return int(moment.replace(tzinfo=moment.tzinfo or UTC).timestamp() * 1000)
+
+
+@dataclass(frozen=True)
+class View:
+    """The options that every list shares, and the one way to print a list."""
+
+    output: _Format = "table"
+    fields: tuple[str, ...] = ()
+    jq: str = ""
+    where: tuple[str, ...] = ()
+    since: int | None = None
+    limit: int | None = 50
+    sort: str = ""
+
+    def show(self, rows: Sequence[Row], columns: Sequence[str], wide: Sequence[str] = (), empty: str = "") -> None:
+        """Prints the rows: filtered, sorted, cut, in the format asked for. ``empty`` says what to do when none is left."""
+        chosen = self._chosen(rows)
+        if not chosen and empty and self.output in ("table", "wide"):
+            note(empty)
+        if self.jq:
+            self._print_jq(chosen)
+        elif self.output in ("json", "jsonl", "csv", "id"):
+            self._print_plain(chosen, self.fields or (tuple(chosen[0]) if chosen else tuple(columns)))
+        elif chosen:
+            shown = self.fields or (*columns, *(wide if self.output == "wide" else ()))
+            _print_table(chosen, shown)
+
+    def _chosen(self, rows: Sequence[Row]) -> list[Row]:
+        chosen = [row for row in rows if all(_matches(row, condition) for condition in self.where)]
+        if self.sort:
+            name = self.sort.lstrip("-")
+            _require(rows, name, "--sort")
+            chosen.sort(key=lambda row: (row[name] is not None, row[name]), reverse=self.sort.startswith("-"))
+        for name in self.fields:
+            _require(rows, name, "--fields")
+        return chosen[: self.limit]
+
+    def _print_jq(self, rows: Sequence[Row]) -> None:
+        import jq
+
+        try:
+            for value in jq.compile(self.jq).input_text(encode({"schema": SCHEMA, "items": rows}).decode()):
+                print(value if isinstance(value, str) else encode(value).decode())
+        except ValueError as error:
+            raise UserError(f"--jq {self.jq!r}: {' '.join(str(error).split())}") from None
+
+    def _print_plain(self, rows: Sequence[Row], names: Sequence[str]) -> None:
+        picked = [{name: row.get(name) for name in names} for row in rows]
+        if self.output == "json":
+            emit_json({"items": picked})
+        elif self.output == "jsonl":
+            sys.stdout.writelines(encode(row).decode() + "\n" for row in picked)
+        elif self.output == "id":
+            sys.stdout.writelines(f"{row.get('id')}\n" for row in rows)
+        else:
+            text = io.StringIO()
+            writer = csv.DictWriter(text, names, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(picked)
+            sys.stdout.write(text.getvalue())
+
+
+def _require(rows: Sequence[Row], name: str, option: str) -> None:
+    if rows and name not in rows[0]:
+        raise UserError(f"{option} {name!r} is no field here; there are {', '.join(rows[0])}")
+
+
+def _matches(row: Row, condition: str) -> bool:
+    match = re.fullmatch(r"\s*(\w+)\s*(>=|<=|!=|>|<|~|=)\s*(.*)", condition, re.DOTALL)
+    if not match:
+        raise UserError(f"--where {condition!r} is no condition such as score>=0.9, status=done or text~sort")
+    name, symbol, literal = match.groups()
+    _require([row], name, "--where")
+    value = row[name]
+    try:
+        return _OPERATORS[symbol](value, _like(value, literal)) if value is not None else False
+    except (TypeError, ValueError, re.error):
+        raise UserError(f"--where {condition!r}: {literal!r} cannot be compared with {name}={value!r}") from None
+
+
+def _like(value: Json, literal: str) -> Json:
+    if isinstance(value, bool):
+        return literal.lower() in ("1", "true", "yes")
+    return type(value)(literal) if isinstance(value, int | float) else literal
+
+
+def _cell(name: str, value: Json) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, int) and (name == "at" or name.endswith(("_at", "_from", "_to"))):
+        return datetime.fromtimestamp(value / 1000, UTC).strftime("%m-%d %H:%M:%S")
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    if isinstance(value, list | dict):
+        return encode(value).decode()
+    return str(value)
+
+
+def _print_table(rows: Sequence[Row], names: Sequence[str]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for name in names:
+        is_id = name in ("id", "policy", "incumbent") or name.endswith("_id")
+        table.add_column(name.removesuffix("_at").replace("_", " "), no_wrap=True, overflow="ellipsis", max_width=16 if is_id else None)
+    for row in rows:
+        cells = (_cell(name, row.get(name)) for name in names)
+        table.add_row(*(Text(" ".join(cell.split()), style=_style(cell)) for cell in cells))
+    terminal = console()
+    if sys.stdout.isatty() and len(rows) + 2 > terminal.height:
+        with terminal.pager(styles=True):
+            terminal.print(table)
+    else:
+        terminal.print(table)
+
+
+def _style(cell: str) -> str:
+    good, bad = ("pass", "promoted", "active", "done"), ("fail", "failed", "rejected", "rolled_back", "retired")
+    return "green" if cell in good else "red" if cell in bad else ""
+
+
+def listing(command: Callable[..., None]) -> Callable[..., None]:
+    """Adds the options that every list shares to a command; it receives them as one ``view``."""
+
+    @functools.wraps(command)
+    def wrapped(*args: object, **options: object) -> None:
+        command(*args, view=_view(options), **options)
+
+    own = [p for name, p in inspect.signature(command).parameters.items() if name != "view"]
+    shared = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in inspect.signature(_shared_options).parameters.values()]
+    own = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
+    wrapped.__signature__ = inspect.Signature([*own, *shared])  # type: ignore[attr-defined]
+    wrapped.__annotations__ = {p.name: p.annotation for p in (*own, *shared)}
+    return wrapped
+
+
+def _shared_options(
+    output: Annotated[str, typer.Option("-o", "--output", help="table, wide, json, jsonl, csv or id.")] = "table",
+    json: AsJson = False,
+    fields: Annotated[str, typer.Option(help="Only these fields, comma-separated.")] = "",
+    jq: Annotated[str, typer.Option(help="Filter the JSON with a jq program.")] = "",
+    where: Annotated[list[str] | None, typer.Option(help="Condition such as score>=0.9; repeatable.")] = None,
+    since: Annotated[str, typer.Option(help="Only newer ones: 7d, 12h, 2026-05-02.")] = "",
+    limit: Annotated[int, typer.Option(min=0, help="At most so many; 0 for all.")] = 50,
+    sort: Annotated[str, typer.Option(help="Field to sort by; -field for descending.")] = "",
+) -> None:
+    """Only its signature is used."""
+
+
+def _view(options: dict[str, object]) -> View:
+    taken = {name: options.pop(name) for name in inspect.signature(_shared_options).parameters}
+    formats = ("table", "wide", "json", "jsonl", "csv", "id")
+    output = "json" if taken["json"] else taken["output"]
+    if output not in formats:
+        raise UserError(f"-o {output!r} is no output format; there are {', '.join(formats)}")
+    return View(
+        output=output,  # type: ignore[arg-type]
+        fields=tuple(filter(None, str(taken["fields"]).split(","))),
+        jq=str(taken["jq"]),
+        where=tuple(taken["where"] or ()),  # type: ignore[arg-type]
+        since=parse_since(str(taken["since"])) if taken["since"] else None,
+        limit=int(str(taken["limit"])) or None,
+        sort=str(taken["sort"]),
+    )
