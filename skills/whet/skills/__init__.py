@@ -1,0 +1,30 @@
+"""Agent Skills: a folder with a ``SKILL.md`` and its scripts, read, checked, disclosed bit by bit and run in a sandbox.
+
+    skill = Skill.parse(policy.skill("verbs"))              # UserError lists every violation of the format
+    for name, body in disclose(policy, task.prompt):        # the bodies of the skills this task calls for
+        print(name, estimate_tokens(body))
+    result = await run_script(sandbox, skill, "scripts/verbs.py", ["--help"])
+    better = install(policy, skill)                         # a new policy with the skill in it
+
+The format is that of agentskills.io.
+"""
+
+from whet.skills.disclosure import catalogue, disclose, estimate_tokens, relevance
+from whet.skills.folder import load_skill, save_skill
+from whet.skills.library import install, library, remove
+from whet.skills.script import run_script
+from whet.skills.skill import Skill
+
+__all__ = [
+    "Skill",
+    "catalogue",
+    "disclose",
+    "estimate_tokens",
+    "install",
+    "library",
+    "load_skill",
+    "relevance",
+    "remove",
+    "run_script",
+    "save_skill",
+]
