@@ -3,10 +3,13 @@
 A message says what is wrong, where (``repr``), what is allowed, and the way out, on one line.
 """
 
+from typing import Literal, TypeAlias
+
 __all__ = [
     "BudgetError",
     "ConflictError",
     "ModelError",
+    "ModelFailure",
     "NotFoundError",
     "RefusedError",
     "SandboxError",
@@ -48,11 +51,39 @@ class RefusedError(WhetError):
 
 
 class BudgetError(WhetError):
-    """A reservation would exceed the budget; nothing was spent."""
+    """A reservation would exceed the budget; nothing was spent. ``asked`` more of ``unit`` did not fit."""
+
+    def __init__(self, message: str, *, unit: str = "", limit: float = 0, spent: float = 0, asked: float = 0) -> None:
+        super().__init__(message)
+        self.unit = unit
+        self.limit = limit
+        self.spent = spent
+        self.asked = asked
+
+
+ModelFailure: TypeAlias = Literal["rate_limit", "unavailable", "timeout", "malformed", "invalid", "auth", "other"]
 
 
 class ModelError(WhetError):
-    """A model could not be reached, or answered what cannot be used."""
+    """A model could not be reached, or answered what cannot be used.
+
+    ``failure`` says why; ``retry_after`` is the number of seconds the provider asks to wait, where it says so.
+    """
+
+    def __init__(self, message: str, *, failure: ModelFailure = "other", retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.failure = failure
+        self.retry_after = retry_after
+
+    @property
+    def transient(self) -> bool:
+        """Whether the same request may succeed later."""
+        return self.failure in ("rate_limit", "unavailable", "timeout", "malformed")
+
+    @property
+    def billed(self) -> bool:
+        """Whether the provider may have charged for the failed call: it worked on it, or nobody knows."""
+        return self.failure in ("timeout", "malformed", "other")
 
 
 class SandboxError(WhetError):

@@ -12,6 +12,8 @@ import re
 import tomllib
 from collections.abc import Mapping
 
+import msgspec
+
 from whet.core.errors import UserError
 from whet.core.ids import digest
 from whet.core.records import Json, Record
@@ -26,7 +28,7 @@ _ALLOWED = re.compile(
 class Policy(Record, frozen=True, kw_only=True):
     """A tree of files: path to bytes. Equal trees have equal digests."""
 
-    files: dict[str, bytes] = {}
+    files: dict[str, bytes] = msgspec.field(default_factory=dict)
 
     @classmethod
     def of(cls, files: Mapping[str, str | bytes]) -> "Policy":

@@ -1,5 +1,34 @@
-"""One way to ask any model."""
+"""One way to ask any model, and what may be put around it.
+
+    model = Retrying(Limited(load_model("openai/gpt-4o-mini"), 8))
+    completion = await model.complete([Message(role="user", content="Hello")])
+
+A back end (transformers, LiteLLM, the OpenAI SDK, LangChain) is imported when it is first asked for.
+"""
 
 from whet.core.models.model import Model
+from whet.core.models.pricing import FREE, Estimate, Estimating, Price
+from whet.core.models.recorded import Exchange, RecordedModel, Tape
+from whet.core.models.registry import load_model
+from whet.core.models.scripted import ScriptedModel, say_tool
+from whet.core.models.wrappers import Budgeted, Cached, Limited, Recording, Retrying, Wrapper
 
-__all__ = ["Model"]
+__all__ = [
+    "FREE",
+    "Budgeted",
+    "Cached",
+    "Estimate",
+    "Estimating",
+    "Exchange",
+    "Limited",
+    "Model",
+    "Price",
+    "RecordedModel",
+    "Recording",
+    "Retrying",
+    "ScriptedModel",
+    "Tape",
+    "Wrapper",
+    "load_model",
+    "say_tool",
+]
