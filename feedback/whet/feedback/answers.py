@@ -1,0 +1,90 @@
+"""From a model's answer to a Python program: fenced code is found, a bare function body is put under its signature.
+
+program = python_program("```python\\ndef add(a, b):\\n    return a + b\\n```", entry_point="add")
+program.source                  # "def add(a, b):\\n    return a + b\\n"
+program.answer_line(2)          # 3: the line of the answer that line 2 of the program is
+"""
+
+import ast
+import re
+import textwrap
+from dataclasses import dataclass
+
+__all__ = ["Program", "extract_code", "python_program"]
+
+_FENCE = re.compile(r"^[ \t]*```[ \t]*([\w+-]*)[^\n]*\n(.*?)(?:^[ \t]*```[ \t]*$|\Z)", re.MULTILINE | re.DOTALL)
+_PYTHON = ("", "python", "py", "python3")
+
+
+@dataclass(frozen=True)
+class Program:
+    """Source text that holds the answer's code after ``added`` lines of the task's own.
+
+    ``first`` is the line of the answer (from 1) on which its code starts, ``length`` the number of its lines.
+    """
+
+    source: str
+    added: int
+    first: int
+    length: int
+
+    def answer_line(self, line: int | None) -> int | None:
+        """Returns the line of the answer for a line of the program, or ``None`` where the task wrote it."""
+        if line is None or not 0 < line - self.added <= self.length:
+            return None
+        return line - self.added + self.first - 1
+
+
+def extract_code(answer: str, entry_point: str = "") -> tuple[str, int]:
+    """Returns the Python code of an answer and the line (from 1) on which it starts.
+
+    Without a Markdown fence the whole answer is code. With fences it is the last Python block (marked ``python``,
+    ``py`` or not at all) that defines ``entry_point``, or else the last one. A fence left open ends with the answer.
+    """
+    blocks = [match for match in _FENCE.finditer(answer) if match[1].lower() in _PYTHON]
+    if not blocks:
+        return answer, 1
+    defining = [block for block in blocks if entry_point and _mentions(block[2], entry_point)]
+    block = (defining or blocks)[-1]
+    return block[2], answer.count("\n", 0, block.start(2)) + 1
+
+
+def python_program(answer: str, *, prompt: str = "", entry_point: str = "") -> Program:
+    """Returns the program of an answer to a task whose prompt may be the head of a program.
+
+    With a ``prompt`` (imports, helpers, the signature of ``entry_point``) the answer may be the whole program, which
+    is put after the prompt's head, or the missing body, which is put after the prompt; a body that lost its
+    indentation is indented. What is no valid Python is passed on as it is: loading it will say where.
+    """
+    code, first = extract_code(answer, entry_point)
+    if not prompt:
+        return _program("", code, first)
+    if entry_point and _mentions(code, entry_point):
+        return _program(_head(prompt, entry_point), code, first)
+    candidates = (code, "    " + code.lstrip(" "), textwrap.indent(textwrap.dedent(code), "    "))
+    body = next((body for body in candidates if _parses(prompt + body)), code)
+    return _program(prompt, body, first)
+
+
+def _program(added: str, code: str, first: int) -> Program:
+    return Program(source=added + code, added=added.count("\n"), first=first, length=code.count("\n") + 1)
+
+
+def _head(prompt: str, entry_point: str) -> str:
+    """Returns the prompt up to the line that defines the entry point: its imports and helpers."""
+    found = list(re.finditer(rf"^(?:async )?def {re.escape(entry_point)}\b", prompt, re.MULTILINE))
+    return prompt[: found[-1].start()] if found else ""
+
+
+def _mentions(code: str, name: str) -> bool:
+    """Whether the code defines the name at its top level; text that does not parse counts by its looks."""
+    escaped = re.escape(name)
+    return bool(re.search(rf"^(?:(?:async )?def|class) {escaped}\b|^{escaped} *[:=]", code, re.MULTILINE))
+
+
+def _parses(source: str) -> bool:
+    try:
+        ast.parse(source)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    return True

@@ -1,0 +1,11 @@
+"""Verifiers by name, each a module of its own, loaded when it is first asked for.
+
+from whet.core import VerifierSpec
+from whet.feedback.verifiers import load_verifier
+
+verifier = load_verifier(VerifierSpec(kind="exact", params={"expected": "42"}))
+"""
+
+from whet.feedback.verifiers.registry import KINDS, load_verifier, verify_all
+
+__all__ = ["KINDS", "load_verifier", "verify_all"]

@@ -1,0 +1,97 @@
+"""The answer's process: loads the program and serves calls on it. Standard library only.
+
+Everything here is at the answer's mercy. It holds neither tests nor expected values, and only returns data.
+"""
+
+import builtins
+import itertools
+import json
+import os
+import sys
+import types
+from collections.abc import Callable
+from typing import NoReturn
+
+from whet.feedback.verifiers.box.codec import Data, cut, decode, encode, short_repr
+from whet.feedback.verifiers.box.frames import receive, send
+
+ANSWER = "<answer>"
+MAX_ITEMS = 1_000_000
+
+
+class AnswerProcess:
+    """Loads the answer and serves calls on it. Everything here is at the answer's mercy, and only returns data."""
+
+    def __init__(self, source: int, sink: int) -> None:
+        self._source, self._sink = source, sink
+        self._module = types.ModuleType("answer")
+        self._objects: list[object] = [self._module]
+
+    def serve(self) -> NoReturn:
+        """Answers frames until the stream ends; never returns."""
+        while (body := receive(self._source, float("inf"))) is not None:
+            frame = json.loads(body)
+            try:
+                reply = self._reply(frame)
+            except BaseException as error:
+                reply = {"raised": describe_exception(error)}
+            reply["id"] = frame["id"]
+            send(self._sink, reply)
+        os._exit(0)
+
+    def _reply(self, frame: dict[str, Data]) -> dict[str, Data]:
+        if frame["op"] == "load":
+            sys.modules["answer"] = self._module
+            # Running the answer is what this process, in its sandbox, is for.
+            exec(compile(str(frame["source"]), ANSWER, "exec", dont_inherit=True), self._module.__dict__)  # noqa: S102
+            return {"value": None}
+        before = frame["args"]
+        args = decode(before, lambda index, _: self._objects[index])
+        kwargs = decode(frame["kwargs"], lambda index, _: self._objects[index])
+        value = _OPERATIONS[str(frame["op"])](self._objects[int(str(frame["on"]))], args, kwargs)
+        reply: dict[str, Data] = {"value": self._encode(value)}
+        # A function that sorts its argument in place must be seen to: what changed is sent back.
+        if frame["op"] == "call" and (after := self._encode(args)) != before:
+            reply["args"] = after
+        return reply
+
+    def _encode(self, value: object) -> Data:
+        try:
+            return encode(value, self._refer)
+        except RecursionError:
+            return self._refer(value)
+
+    def _refer(self, value: object) -> Data:
+        self._objects.append(value)
+        return ["ref", len(self._objects) - 1, short_repr(value)]
+
+
+# What may be asked of an object in the answer's process. Equality is not among it: an answer never judges itself.
+_OPERATIONS: dict[str, Callable[[object, object, object], object]] = {
+    "call": lambda on, args, kwargs: on(*args, **kwargs),  # type: ignore[operator,misc]
+    "attr": lambda on, args, _: getattr(on, args[0]),  # type: ignore[index]
+    "items": lambda on, _, __: list(itertools.islice(on, MAX_ITEMS)),  # type: ignore[call-overload]
+    "next": lambda on, _, __: next(on),  # type: ignore[call-overload]
+    "len": lambda on, _, __: len(on),  # type: ignore[arg-type]
+    "item": lambda on, args, _: on[args[0]],  # type: ignore[index]
+    "contains": lambda on, args, _: args[0] in on,  # type: ignore[index,operator]
+    "bool": lambda on, _, __: bool(on),
+    "str": lambda on, _, __: str(on),
+}
+
+
+def describe_exception(error: BaseException) -> dict[str, Data]:
+    """Returns what is known of an exception: type, built-in base, message and the answer's last line in it."""
+    kinds = [kind.__name__ for kind in type(error).__mro__ if getattr(builtins, kind.__name__, None) is kind]
+    try:
+        message = str(error)
+    except Exception:
+        message = ""
+    line = error.lineno if isinstance(error, SyntaxError) and error.filename == ANSWER else None
+    trace = error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == ANSWER:
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    missing = error.name if isinstance(error, ModuleNotFoundError) else None
+    return {"type": type(error).__name__, "base": kinds[0], "message": cut(message), "line": line, "missing": missing}

@@ -1,0 +1,212 @@
+"""The tests' side of the channel: proxies that ask the answer's process and believe only that data came back.
+
+Standard library only.
+"""
+
+import builtins
+import json
+import os
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+
+from whet.feedback.verifiers.box.answer import AnswerProcess
+from whet.feedback.verifiers.box.codec import Data, NotDataError, cut, decode, encode, short_repr
+from whet.feedback.verifiers.box.frames import Ended, receive, send
+
+
+def fork_answer() -> "AnswerChannel":
+    """Returns the channel to a new process for the answer, which holds nothing that this one reads later."""
+    down_read, down_write = os.pipe()
+    up_read, up_write = os.pipe()
+    pid = os.fork()
+    if pid:
+        os.close(down_read)
+        os.close(up_write)
+        return AnswerChannel(pid, up_read, down_write)
+    try:
+        os.setsid()
+        null = os.open(os.devnull, os.O_RDWR)
+        for fd in (0, 1, 2):
+            os.dup2(null, fd)
+        for fd in (null, up_read, down_write):
+            os.close(fd)
+        AnswerProcess(down_read, up_write).serve()
+    finally:
+        os._exit(70)
+
+
+class RemoteError(Exception):
+    """The answer raised what has no built-in base class; the message says what."""
+
+
+class AnswerChannel:
+    """Asks the answer's process, within a deadline, and believes nothing but that data came back."""
+
+    def __init__(self, pid: int, source: int, sink: int) -> None:
+        self._pid, self._source, self._sink = pid, source, sink
+        self._next = 0
+        self.deadline = float("inf")
+        self.calls: list[tuple[str, str]] = []  # (call, repr of the result), in order
+        self._error: BaseException | None = None
+        self._raised: dict[str, Data] = {}
+
+    def origin(self, error: BaseException) -> dict[str, Data] | None:
+        """Returns what the answer's process said of an exception, or ``None`` when it is the tests' own."""
+        return self._raised if error is self._error else None
+
+    def load(self, source: str) -> dict[str, Data] | None:
+        """Loads the program; returns what it raised, or ``None``."""
+        raised = self._ask({"op": "load", "source": source}).get("raised")
+        return raised if isinstance(raised, dict) else None
+
+    def ask(self, op: str, on: int, args: Sequence[object], kwargs: Mapping[str, object]) -> object:
+        """Returns the result of an operation on an object of the answer's process; raises what it raised."""
+        sent = encode(tuple(args), _refer_remote)
+        frame = {"op": op, "on": on, "args": sent, "kwargs": encode(dict(kwargs), _refer_remote)}
+        reply = self._ask(frame)
+        try:
+            raised, value = reply.get("raised"), decode(reply.get("value"), self._resolve)
+            changed = decode(reply["args"], self._resolve) if "args" in reply else ()
+        except (ValueError, TypeError, LookupError, OverflowError, RecursionError, AttributeError) as error:
+            raise Ended("tampered", f"the answer's process sent no data: {error}") from None
+        if isinstance(changed, tuple):
+            _change_in_place(args, changed)
+        if isinstance(raised, dict):
+            self._error, self._raised = rebuild_exception(raised), raised
+            raise self._error
+        return value
+
+    def _resolve(self, index: int, text: str) -> "Remote":
+        return Remote(self, index, text)
+
+    def _ask(self, frame: dict[str, Data]) -> dict[str, Data]:
+        self._next += 1
+        try:
+            send(self._sink, {**frame, "id": self._next})
+            body = receive(self._source, self.deadline)
+        except BrokenPipeError:
+            body = None
+        if body is None:
+            raise self._post_mortem()
+        try:
+            reply = json.loads(body)
+        except (ValueError, RecursionError):
+            reply = None
+        if not isinstance(reply, dict) or reply.get("id") != self._next:
+            raise Ended("tampered", "the answer's process wrote on the test channel")
+        return reply
+
+    def _post_mortem(self) -> Ended:
+        status = os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
+        if status == -signal.SIGXCPU:
+            return Ended("timeout", "the answer used up its CPU time")
+        if status < 0:
+            return Ended("died", f"the answer's process was ended by signal {-status}")
+        return Ended("tampered", f"the answer ended its process with exit code {status}")
+
+    def kill(self) -> None:
+        """Ends the answer's process and what it started in its session."""
+        for target in (os.killpg, os.kill):
+            try:
+                target(self._pid, signal.SIGKILL)
+            except (ProcessLookupError, PermissionError):
+                continue
+
+
+def _refer_remote(value: object) -> Data:
+    if isinstance(value, Remote):
+        return ["ref", Remote.index_of(value), ""]
+    raise NotDataError(f"a test passes a {type(value).__name__} to the answer; only plain data can cross")
+
+
+def _change_in_place(args: Sequence[object], changed: Sequence[object]) -> None:
+    for old, new in zip(args, changed, strict=False):
+        if type(old) is not type(new) or old == new:
+            continue
+        if isinstance(old, list) and isinstance(new, list):
+            old[:] = new
+        elif isinstance(old, (dict, set)) and isinstance(new, (dict, set)):
+            old.clear()
+            old.update(new)
+
+
+class Remote:
+    """Stands in the tests for a function or object of the answer; equal to nothing but itself."""
+
+    def __init__(self, channel: AnswerChannel, index: int, text: str) -> None:
+        self.__channel, self.__index, self.__text = channel, index, text
+
+    @staticmethod
+    def index_of(remote: "Remote") -> int:
+        """Returns the number of the object in the answer's process."""
+        return remote.__index
+
+    def __ask(self, op: str, *args: object) -> object:
+        return self.__channel.ask(op, self.__index, args, {})
+
+    def __call__(self, *args: object, **kwargs: object) -> object:
+        shown = [short_repr(arg) for arg in args] + [f"{key}={short_repr(arg)}" for key, arg in kwargs.items()]
+        call = f"{self.__text}({', '.join(shown)})"
+        self.__channel.calls.append((cut(call), ""))
+        value = self.__channel.ask("call", self.__index, args, kwargs)
+        self.__channel.calls[-1] = (cut(call), short_repr(value))
+        return value
+
+    def __getattr__(self, name: str) -> object:
+        if name.startswith(("__", "_Remote__")) and name not in ("__name__", "__doc__"):
+            raise AttributeError(name)  # protocols such as copying are not the answer's business
+        value = self.__ask("attr", name)
+        if isinstance(value, Remote):
+            value.__text = f"{self.__text}.{name}".removeprefix(".")
+        return value
+
+    def __iter__(self) -> Iterator[object]:
+        items = self.__ask("items")
+        if not isinstance(items, list):
+            raise Ended("tampered", "the answer's process sent no list of items")
+        return iter(items)
+
+    def __next__(self) -> object:
+        return self.__ask("next")
+
+    def __len__(self) -> int:
+        return _number(self.__ask("len"))
+
+    def __getitem__(self, key: object) -> object:
+        return self.__ask("item", key)
+
+    def __contains__(self, item: object) -> bool:
+        return self.__ask("contains", item) is True
+
+    def __bool__(self) -> bool:
+        return self.__ask("bool") is True
+
+    def __str__(self) -> str:
+        return str(self.__ask("str"))
+
+    def __repr__(self) -> str:
+        return self.__text
+
+
+def _number(value: object) -> int:
+    if not isinstance(value, int):
+        raise Ended("tampered", "the answer's process sent no number")
+    return value
+
+
+def rebuild_exception(raised: Mapping[str, Data]) -> Exception:
+    """Returns the answer's exception as its nearest built-in class, so that tests can catch it."""
+    kind, message = getattr(builtins, str(raised.get("base")), None), str(raised.get("message"))
+    if not (isinstance(kind, type) and issubclass(kind, Exception)):
+        return RemoteError(f"{raised.get('type')}: {message}")
+    try:
+        error = kind(message)
+    except Exception:
+        return RemoteError(f"{raised.get('type')}: {message}")
+    return error if isinstance(error, Exception) else RemoteError(message)
+
+
+def show_exception(error: BaseException, raised: Mapping[str, Data] | None) -> str:
+    """Returns ``raised ValueError: …``; ``raised`` is what the answer's process said, where it was the answer."""
+    name, message = (raised.get("type"), raised.get("message")) if raised else (type(error).__name__, str(error))
+    return cut(f"raised {name}: {message}" if message else f"raised {name}")

@@ -1,0 +1,61 @@
+"""Verifiers by short name or dotted path.
+
+verifier = load_verifier(VerifierSpec(kind="numeric", params={"expected": 3.14, "abs_tol": 0.01}))
+verdicts = await verify_all(task, run, sandboxes)
+"""
+
+import asyncio
+from collections.abc import Callable
+from importlib import import_module
+from typing import TypeAlias
+
+from whet.core.errors import VerifierError
+from whet.core.records import Json, Run, Task, Verdict, VerifierSpec
+from whet.feedback.verifier import FreshSandboxes, Verifier
+
+__all__ = ["KINDS", "VerifierFactory", "load_verifier", "verify_all"]
+
+VerifierFactory: TypeAlias = Callable[[dict[str, Json], FreshSandboxes | None], Verifier]
+
+KINDS = {
+    "command": "whet.feedback.verifiers.command:Command",
+    "exact": "whet.feedback.verifiers.text:Exact",
+    "json_schema": "whet.feedback.verifiers.text:JsonSchema",
+    "numeric": "whet.feedback.verifiers.text:Numeric",
+    "python_tests": "whet.feedback.verifiers.python_tests:PythonTests",
+    "regex": "whet.feedback.verifiers.text:Regex",
+}
+
+
+def load_verifier(spec: VerifierSpec, sandboxes: FreshSandboxes | None = None) -> Verifier:
+    """Returns the verifier that a spec describes.
+
+    Args:
+        spec: a short name of ``KINDS`` or a dotted path ``package.module:Factory``, with its parameters. A factory is
+            called with (params, sandboxes).
+        sandboxes: where verifiers that execute something get their fresh sandboxes.
+
+    Raises:
+        VerifierError: no such kind, unknown or wrong parameters, or a verifier that needs sandboxes and has none.
+    """
+    path = KINDS.get(spec.kind, spec.kind)
+    module_name, _, name = path.partition(":")
+    if not name:
+        raise VerifierError(
+            f"no verifier {spec.kind!r}; there are {', '.join(sorted(KINDS))}, or a dotted path 'package.module:Factory'"
+        )
+    try:
+        factory: VerifierFactory = getattr(import_module(module_name), name)
+    except (ImportError, AttributeError) as error:
+        raise VerifierError(f"the verifier {spec.kind!r} cannot be imported: {error}") from error
+    return factory(spec.params, sandboxes)
+
+
+async def verify_all(task: Task, run: Run, sandboxes: FreshSandboxes | None = None) -> list[Verdict]:
+    """Returns one verdict per verifier of the task, in their order; they run at the same time.
+
+    Raises:
+        VerifierError: one of the verifiers is misconfigured (nothing has run then).
+    """
+    verifiers = [load_verifier(spec, sandboxes) for spec in task.verifiers]
+    return await asyncio.gather(*(verifier.verify(task, run) for verifier in verifiers))
