@@ -1,0 +1,294 @@
+"""``whet run``: run tasks; then list, show, tail, steps, messages, compare, replay, fork, export, tag, invalidate."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
+import typer
+
+from whet.apps.cli.commands.rows import as_row, first_line, run_rows
+from whet.apps.cli.output import AsJson, Row, View, console, emit_json, listing, note
+from whet.apps.cli.session import with_memory
+from whet.core.errors import UserError
+
+if TYPE_CHECKING:
+    from whet.core import Run, Step
+    from whet.memory import Memory
+
+__all__ = ["VERBS", "register"]
+
+app = typer.Typer()
+RunId = Annotated[str, typer.Argument(help="Run id or prefix.")]
+
+
+@app.command()
+def start(
+    task: Annotated[str, typer.Argument(help="A task set (world:7, jsonl:FILE …), a task id in the memory, or a prompt.")],
+    model: Annotated[str, typer.Option(help="Model; default: the one of whet.toml.")] = "",
+    graph: Annotated[str, typer.Option(help="react, refine, best_of_n, or path/file.py:graph.")] = "refine",
+    split: Annotated[str, typer.Option(help="Only tasks of this split: train, heldout.")] = "",
+    limit: Annotated[int, typer.Option(min=0, help="Only the first so many tasks; 0 for all.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the run.")] = 0,
+    policy: Annotated[str, typer.Option(help="Policy to run under.")] = "head",
+    concurrency: Annotated[int, typer.Option(min=1, help="Runs at a time.")] = 4,
+    calls: Annotated[int | None, typer.Option(help="Budget: model calls.")] = None,
+    dollars: Annotated[float | None, typer.Option(help="Budget: dollars.")] = None,
+    seconds: Annotated[float | None, typer.Option(help="Budget: seconds.")] = None,
+    json: AsJson = False,
+) -> None:
+    """Run an agent on a task, a task set or a prompt, and record everything."""
+    from whet.apps.cli.workshop import Plan, run_plan
+    from whet.core import Budget
+
+    budget = Budget(calls=calls, micro_dollars=None if dollars is None else round(dollars * 1e6), seconds=seconds)
+    plan = Plan(
+        task=task, model=model, graph=graph, split=split, limit=limit, seed=seed, policy=policy, concurrency=concurrency
+    )
+    rows = with_memory(lambda memory: run_plan(memory, plan, budget))
+    if json:
+        emit_json({"runs": rows})
+        return
+    View(limit=None).show(rows, ("id", "task_id", "status", "outcome", "score", "tokens", "error"))
+    if len(rows) == 1:
+        print(rows[0]["answer"] or "")
+    judged = [row for row in rows if row["outcome"] in ("pass", "fail")]
+    passed = sum(row["outcome"] == "pass" for row in judged)
+    note(f"{passed} of {len(judged)} judged runs pass" if judged else f"{len(rows)} runs, none judged by a verifier")
+
+
+@app.command("list")
+@listing
+def list_runs(view: View) -> None:
+    """List runs, newest first."""
+
+    async def work(memory: "Memory") -> list[dict[str, object]]:
+        from whet.core import Run
+
+        limit = None if view.where or view.sort else view.limit
+        return await run_rows(memory, await memory.find(Run, since=view.since, limit=limit, newest_first=True))  # type: ignore[return-value]
+
+    rows: list[Row] = with_memory(work, read_only=True)  # type: ignore[assignment]
+    view.show(
+        rows, ("id", "started_at", "task_id", "agent", "model", "policy", "status", "outcome", "score"),
+        ("purpose", "seed", "tokens", "tags", "error"), empty="no run yet; start one with: whet run world:7 --limit 5",
+    )
+
+
+@app.command()
+def show(id: RunId, json: AsJson = False) -> None:
+    """Show a run: its answer, verdicts, critiques and feedback."""
+
+    async def work(memory: "Memory") -> dict[str, object]:
+        from whet.core import Critique, Feedback, Run, Task, Use, Verdict
+
+        run = await memory.get(Run, id)
+        where = {"run_id": run.id}
+        tasks = await memory.find(Task, where={"id": run.task_id})
+        return {
+            "run": run,
+            "prompt": tasks[0].prompt if tasks else None,
+            "verdicts": await memory.find(Verdict, where=where),
+            "critiques": await memory.find(Critique, where=where),
+            "feedback": await memory.find(Feedback, where=where),
+            "uses": await memory.find(Use, where=where),
+        }
+
+    found = with_memory(work, read_only=True)
+    emit_json(found) if json else _print_run(found)
+
+
+def _print_run(found: dict[str, object]) -> None:
+    from rich.panel import Panel
+    from rich.text import Text
+
+    run = found["run"]
+    terminal = console()
+    terminal.print(f"run {run.id}  {run.status}  {run.agent} on {run.model}  policy {run.policy[:12] or '-'}", markup=False)  # type: ignore[attr-defined]
+    for title, text in (("task", found["prompt"]), ("answer", run.answer), ("error", run.error)):  # type: ignore[attr-defined]
+        if text:
+            terminal.print(Panel(Text(str(text)), title=title, title_align="left", border_style="dim"))
+    for verdict in found["verdicts"]:  # type: ignore[attr-defined]
+        terminal.print(f"verdict   {verdict.outcome} {verdict.score:.2f}  {verdict.verifier}  {first_line(verdict.detail)}", markup=False)
+        for check in [check for check in verdict.checks if not check.passed][:5]:
+            terminal.print(f"          ✗ {check.call or check.name}: got {check.got}, expected {check.expected}", markup=False)
+    for critique in found["critiques"]:  # type: ignore[attr-defined]
+        terminal.print(f"critique  {critique.source}: {first_line(critique.text)}", markup=False)
+    for item in found["feedback"]:  # type: ignore[attr-defined]
+        terminal.print(f"feedback  {item.kind} by {item.source}: {first_line(item.text)}", markup=False)
+    shown = [use.item[:16] for use in found["uses"] if use.kind == "shown"]  # type: ignore[attr-defined]
+    if shown:
+        terminal.print(f"shown     {', '.join(shown)}", markup=False)
+
+
+def _step_row(step: "Step") -> dict[str, object]:
+    body = as_row(step.body)
+    kind = str(body.pop("kind"))
+    completion = body.get("completion")
+    text = completion["text"] if isinstance(completion, dict) else body.get("content") or body.get("error") or ""
+    return {**as_row(step), "kind": kind, "text": first_line(str(text))}
+
+
+async def _steps(memory: "Memory", id: str) -> "tuple[Run, list[Step]]":
+    from whet.core import Run, Step
+
+    run = await memory.get(Run, id)
+    return run, sorted(await memory.find(Step, where={"run_id": run.id}), key=lambda step: step.seq)
+
+
+@app.command()
+@listing
+def steps(view: View, id: RunId) -> None:
+    """List a run's steps in order."""
+    _, found = with_memory(lambda memory: _steps(memory, id), read_only=True)
+    view.show([_step_row(step) for step in found], ("seq", "at", "node", "kind", "text"), ("id", "parent_id"))  # type: ignore[misc]
+
+
+@app.command()
+def messages(id: RunId, json: AsJson = False) -> None:
+    """Show the conversation of a run as the model saw it."""
+    from whet.core import Message, ModelCall
+
+    _, found = with_memory(lambda memory: _steps(memory, id), read_only=True)
+    calls = [step.body for step in found if isinstance(step.body, ModelCall)]
+    spoken: list[Message] = []
+    for call in calls:
+        spoken += [message for message in call.messages if message not in spoken]
+        if call.completion:
+            spoken.append(Message(role="assistant", content=call.completion.text, tool_calls=call.completion.tool_calls))
+    if json:
+        emit_json({"messages": spoken})
+        return
+    for message in spoken:
+        console().print(f"── {message.role}", style="bold", markup=False)
+        print(message.content)
+
+
+@app.command()
+def tail(
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Keep waiting for new runs.")] = False,
+    number: Annotated[int, typer.Option("-n", help="How many to begin with.")] = 10,
+) -> None:
+    """Print runs as they end."""
+    import asyncio
+
+    async def work(memory: "Memory") -> None:
+        from whet.core import Run
+
+        seen: set[str] = set()
+        while True:
+            newest = await memory.find(Run, newest_first=True, limit=number if not seen else 100)
+            ended = [run for run in reversed(newest) if run.status != "running" and run.id not in seen]
+            for row in await run_rows(memory, ended):
+                print(f"{str(row['id'])[:12]}  {row['status']:<11} {row['outcome'] or '-':<6} {row['task_id']}", flush=True)
+            seen.update(run.id for run in ended)
+            if not follow:
+                return
+            await asyncio.sleep(0.5)
+
+    with_memory(work, read_only=True)
+
+
+@app.command()
+def compare(a: RunId, b: RunId) -> None:
+    """Show two runs' answers side by side as a diff, with their outcomes."""
+    import difflib
+
+    async def work(memory: "Memory") -> list[dict[str, object]]:
+        from whet.core import Run
+
+        return await run_rows(memory, [await memory.get(Run, a), await memory.get(Run, b)])  # type: ignore[return-value]
+
+    rows = with_memory(work, read_only=True)
+    titles = [f"{str(row['id'])[:12]} {row['outcome'] or row['status']}" for row in rows]
+    answers = [str(row["answer"] or "").splitlines() for row in rows]
+    print("\n".join(difflib.unified_diff(*answers, *titles, lineterm="", n=100)) or "the answers are equal")
+
+
+@app.command()
+def replay(id: RunId, json: AsJson = False) -> None:
+    """Run a recorded run again from its record, without a model; exit code 4 when the answer differs."""
+    from whet.apps.cli.workshop import replay_run
+
+    before, after = with_memory(lambda memory: replay_run(memory, id))
+    if json:
+        emit_json({"run": before.id, "replay": after.id, "same": before.answer == after.answer, "answer": after.answer})
+    else:
+        note(f"replayed {before.id[:12]} as {after.id[:12]}: the answer is {'the same' if before.answer == after.answer else 'another'}")
+    if before.answer != after.answer:
+        raise typer.Exit(4)
+
+
+@app.command()
+def fork(
+    id: RunId,
+    step: Annotated[int, typer.Option(help="Number of the step (seq) from which to go on.")],
+    policy: Annotated[str, typer.Option(help="Policy to go on under.")] = "head",
+    model: Annotated[str, typer.Option(help="Model; default: the one of whet.toml.")] = "",
+    json: AsJson = False,
+) -> None:
+    """Go on from a step of a recorded run under another policy."""
+    from whet.apps.cli.workshop import fork_run
+
+    run = with_memory(lambda memory: fork_run(memory, id, step, policy, model))
+    emit_json(as_row(run)) if json else print(f"{run.id}\n{run.answer or run.error or ''}")
+
+
+@app.command()
+def export(
+    id: RunId,
+    file: Annotated[Path, typer.Argument(help="File to write.")],
+    format: Annotated[str, typer.Option(help="openai, atif or mini-swe.")] = "openai",
+) -> None:
+    """Write one run in a format other tools read."""
+    from whet.apps.cli.commands import store
+
+    store.export(file, format=format, run=[id])
+
+
+async def _replace(memory: "Memory", id: str, reason: str, **changes: object) -> "Run":
+    from whet.core import Run
+
+    run = msgspec.structs.replace(await memory.get(Run, id), **changes)
+    await memory.put(run, actor="cli", reason=reason)
+    return run
+
+
+@app.command()
+def tag(id: RunId, name: Annotated[str, typer.Argument(help="Tag to add.")]) -> None:
+    """Give a run a tag."""
+
+    async def work(memory: "Memory") -> "Run":
+        from whet.core import Run
+
+        run = await memory.get(Run, id)
+        return await _replace(memory, run.id, f"tagged {name}", tags=tuple(dict.fromkeys((*run.tags, name))))
+
+    note(f"tags: {', '.join(with_memory(work).tags)}")
+
+
+@app.command()
+def invalidate(id: RunId, reason: Annotated[str, typer.Option(help="Why; kept with the change.")] = "") -> None:
+    """Keep a run from counting as evidence: its verdicts are set aside as tampered."""
+    if not reason:
+        raise UserError("invalidating a run needs a reason: --reason TEXT")
+
+    async def work(memory: "Memory") -> None:
+        from whet.core import Run, Verdict
+
+        run = await memory.get(Run, id)
+        verdict = Verdict(
+            run_id=run.id, task_id=run.task_id, verifier="person", outcome="tampered", kind="human", detail=reason, actor="cli"
+        )
+        await memory.put(verdict, actor="cli", reason=reason)
+        await _replace(memory, run.id, reason, tags=tuple(dict.fromkeys((*run.tags, "invalid"))), trust="tainted")
+
+    with_memory(work)
+    note(f"run {id} no longer counts as evidence")
+
+
+VERBS = frozenset(command.name or command.callback.__name__ for command in app.registered_commands if command.callback)
+
+
+def register(root: typer.Typer) -> None:
+    """Adds ``whet run`` to the root."""
+    root.add_typer(app, name="run", help="Run tasks; look at, replay and fork what was run.", no_args_is_help=True)

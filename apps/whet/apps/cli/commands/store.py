@@ -1,0 +1,247 @@
+"""Commands about the whole store: init, status, doctor, stats, log, show, undo, query, export, import, completion."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from whet.apps.cli.commands.rows import as_row
+from whet.apps.cli.output import AsJson, View, console, emit_json, listing, note
+from whet.apps.cli.session import load_settings, memory, run_async, with_memory
+from whet.core.errors import NotFoundError, UserError
+from whet.core.records import Json, Record
+
+if TYPE_CHECKING:
+    from whet.memory import Memory
+
+__all__ = ["print_record", "register"]
+
+CONFIG = """\
+# Settings of this project; every one can also be given as an environment variable (WHET_MODEL=…).
+# whet docs: docs/models.md names the models, docs/memory.md the stores.
+model = "tiny"            # the embedded model; or openai:NAME, litellm:provider/name, hf:FOLDER
+# store = "postgresql+asyncpg://user@host/database"   # default: SQLite in .whet/
+"""
+
+
+def print_record(record: Record, *, json: bool) -> None:
+    """Prints one record: JSON, or field by field with long texts whole."""
+    row = as_row(record)
+    if json:
+        emit_json(row)
+        return
+    terminal = console()
+    for name, value in row.items():
+        if value in (None, "", [], {}):
+            continue
+        shown = value if isinstance(value, str) else _pretty(value)
+        if "\n" in shown:
+            terminal.print(f"{name}:", style="bold")
+            print("    " + shown.replace("\n", "\n    "))
+        else:
+            terminal.print(f"[bold]{name + ':':<14}[/bold] ", end="")
+            print(shown)
+
+
+def _pretty(value: Json) -> str:
+    import msgspec
+
+    text = msgspec.json.encode(value)
+    return (text if len(text) < 100 else msgspec.json.format(text, indent=2)).decode()
+
+
+def _kinds() -> dict[str, type[Record]]:
+    from whet.core import Candidate, Critique, Feedback, Job, Lesson, Promotion, Run, Step, Task, Verdict
+
+    kinds = (Run, Task, Verdict, Lesson, Promotion, Feedback, Critique, Candidate, Job, Step)
+    return {kind.__name__.lower(): kind for kind in kinds}
+
+
+def init() -> None:
+    """Make a memory in this folder (.whet) and a whet.toml to edit."""
+    settings = load_settings()
+    config = Path("whet.toml")
+    existed = Path(settings.home).exists()
+
+    async def work() -> None:
+        async with memory(create=True):
+            pass
+
+    run_async(work())
+    if not config.exists():
+        config.write_text(CONFIG)
+    note(f"{'found' if existed else 'made'} {settings.home}, settings in {config}; next: whet run world:7 --limit 5")
+
+
+def status(json: AsJson = False) -> None:
+    """Show what is in the memory and where the policy stands."""
+
+    async def work(memory: "Memory") -> dict[str, Json]:
+        counts: dict[str, Json] = {name: await memory.count(kind) for name, kind in _kinds().items()}
+        log = await memory.policies.log(1)
+        return {
+            "store": str(load_settings().store or load_settings().home),
+            "head": await memory.policies.head_digest(),
+            "last_decision": f"{log[0].decision}: {log[0].reason}" if log else None,
+            "records": counts,
+        }
+
+    report = with_memory(work, read_only=True)
+    if json:
+        emit_json(report)
+        return
+    counts = report.pop("records")
+    for name, value in report.items():
+        print(f"{name.replace('_', ' '):<14} {value or '-'}")
+    assert isinstance(counts, dict)
+    print(f"{'records':<14} {', '.join(f'{number} {name}' for name, number in counts.items() if number) or 'none'}")
+
+
+def doctor(json: AsJson = False) -> None:
+    """Check this machine: boot the sandbox and attack it, open the store, load the model; exit code 4 on failure."""
+    from whet.apps.cli.health import examine
+
+    checks = run_async(examine(load_settings()))
+    if json:
+        emit_json({"checks": checks})
+    else:
+        for check in checks:
+            mark = "[green]ok[/green]  " if check.ok else "[red]FAIL[/red]" if check.required else "[yellow]no[/yellow]  "
+            console().print(mark, f"{check.name:<28}", end="")
+            print(check.detail)
+    if not all(check.ok for check in checks if check.required):
+        raise typer.Exit(4)
+
+
+def stats(json: AsJson = False) -> None:
+    """Show runs, pass rates and cost, by purpose and model."""
+    from whet.apps.cli.commands.rows import run_rows
+    from whet.core import Run
+
+    async def work(memory: "Memory") -> list[dict[str, Json]]:
+        return await run_rows(memory, await memory.find(Run))
+
+    rows = _summaries(with_memory(work, read_only=True))
+    View(output="json" if json else "table", limit=None).show(
+        rows, ("purpose", "model", "runs", "judged", "pass_rate", "tokens", "dollars"), empty="no run yet"
+    )
+
+
+def _summaries(rows: Sequence[dict[str, Json]]) -> list[dict[str, Json]]:
+    groups: dict[tuple[str, str], list[dict[str, Json]]] = {}
+    for row in rows:
+        groups.setdefault((str(row["purpose"]), str(row["model"])), []).append(row)
+    summaries: list[dict[str, Json]] = []
+    for (purpose, model), members in sorted(groups.items()):
+        judged = [row for row in members if row["outcome"] in ("pass", "fail")]
+        passed = sum(row["outcome"] == "pass" for row in judged)
+        cost = sum(int(row["usage"]["micro_dollars"]) for row in members)  # type: ignore[index, call-overload, arg-type]
+        summaries.append(
+            {
+                "purpose": purpose,
+                "model": model,
+                "runs": len(members),
+                "judged": len(judged),
+                "pass_rate": passed / len(judged) if judged else None,
+                "tokens": sum(int(str(row["tokens"])) for row in members),
+                "dollars": cost / 1e6,
+            }
+        )
+    return summaries
+
+
+def show(id: Annotated[str, typer.Argument(help="Any id, or the beginning of one.")], json: AsJson = False) -> None:
+    """Show any record by its id."""
+
+    async def work(memory: "Memory") -> Record:
+        found: list[Record] = []
+        for kind in _kinds().values():
+            try:
+                found.append(await memory.get(kind, id))
+            except NotFoundError as error:
+                if "several" in str(error):
+                    raise
+        if len(found) != 1:
+            what = ", ".join(f"{type(record).__name__.lower()} {record.id}" for record in found)  # type: ignore[attr-defined]
+            raise NotFoundError(f"{id!r} names several records: {what}" if found else f"no record begins with {id!r}")
+        return found[0]
+
+    print_record(with_memory(work, read_only=True), json=json)
+
+
+@listing
+def log(view: View) -> None:
+    """List the changes to the memory, newest first."""
+    changes = with_memory(lambda memory: memory.changes(limit=view.limit, since=view.since), read_only=True)
+    view.show([as_row(change) for change in changes], ("id", "at", "op", "kind", "key", "actor", "reason"), ("digest",))
+
+
+def undo(
+    change: Annotated[str, typer.Argument(help="Id of the change, from: whet log.")],
+    reason: Annotated[str, typer.Option(help="Why; kept in the log.")] = "undone by hand",
+) -> None:
+    """Take one change back; the log keeps both."""
+    with_memory(lambda memory: memory.undo(change, actor="cli", reason=reason))
+    note(f"change {change} was undone")
+
+
+@listing
+def query(view: View, sql: Annotated[str, typer.Argument(help="A SELECT statement.")]) -> None:
+    """Ask the store in SQL; read only."""
+    rows = with_memory(lambda memory: memory.query(sql), read_only=True)
+    view.show(rows, tuple(rows[0]) if rows else (), empty="no row")
+
+
+def export(
+    file: Annotated[Path, typer.Argument(help="File to write.")],
+    format: Annotated[str, typer.Option(help="jsonl (everything), openai, atif or mini-swe.")] = "jsonl",
+    run: Annotated[list[str] | None, typer.Option(help="Only this run; repeatable.")] = None,
+) -> None:
+    """Write the memory, or runs of it, to a file."""
+    from whet.memory.exchange import export_file
+
+    if file.exists():
+        raise UserError(f"{str(file)!r} exists; name another file")
+    count = with_memory(lambda memory: export_file(memory, file, format, run_ids=run or ()), read_only=True)
+    note(f"wrote {count} records to {file}")
+
+
+def import_(
+    file: Annotated[Path, typer.Argument(help="File to read.")],
+    format: Annotated[str, typer.Option(help="openai, atif, mini-swe, ilf or jsonl (an export of whet).")],
+    json: AsJson = False,
+) -> None:
+    """Read runs, tasks and feedback from a file; malformed rows are quarantined with their reason."""
+    from whet.memory.exchange import import_file
+
+    async def work() -> object:
+        async with memory(create=True) as opened:
+            return await import_file(opened, file, format)
+
+    report = run_async(work())
+    if json:
+        emit_json(report)
+        return
+    row = as_row(report)  # type: ignore[arg-type]
+    quarantined = row.pop("quarantined")
+    assert isinstance(quarantined, list)
+    print(", ".join(f"{value} {name}" for name, value in row.items()) + f", {len(quarantined)} quarantined")
+    for item in quarantined:
+        print(f"  quarantined: {item}")
+
+
+def completion(shell: Annotated[str, typer.Argument(help="bash, zsh or fish.")]) -> None:
+    """Print the completion script for a shell, e.g.: eval "$(whet completion bash)"."""
+    from typer.completion import get_completion_script
+
+    if shell not in ("bash", "zsh", "fish"):
+        raise UserError(f"no completion for {shell!r}; there is bash, zsh and fish")
+    print(get_completion_script(prog_name="whet", complete_var="_WHET_COMPLETE", shell=shell))
+
+
+def register(app: typer.Typer) -> None:
+    """Adds these commands to the root."""
+    for command in (init, status, doctor, stats, log, show, undo, query, export, completion):
+        app.command()(command)
+    app.command("import")(import_)
