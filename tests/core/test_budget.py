@@ -1,6 +1,7 @@
 """Budgets: checked before, shared without overshoot, explained when they refuse."""
 
 import asyncio
+import contextlib
 import threading
 import time
 
@@ -242,16 +243,14 @@ def test_a_grant_is_read_from_text() -> None:
 
 @pytest.mark.parametrize("text", ["calls", "calls=-1", "call=3", "calls=inf", "calls=nan", "calls=1,calls=2", "=3"])
 def test_a_grant_that_cannot_be_read_is_refused(text: str) -> None:
-    with pytest.raises(UserError, match="budget|unit"):
+    with pytest.raises(UserError, match=r"budget|unit"):
         parse_grant(text)
 
 
 @given(st.text(max_size=30))
 def test_reading_a_grant_never_fails_otherwise(text: str) -> None:
-    try:
+    with contextlib.suppress(UserError):
         assert isinstance(parse_grant(text), Grant)
-    except UserError as error:
-        assert "\n" not in str(error)
 
 
 def test_a_usage_is_a_cost() -> None:

@@ -18,8 +18,8 @@ from whet.core.wire import encode
 
 __all__ = ["Answer", "Asked", "ScriptedModel", "say_tool"]
 
-Answer: TypeAlias = "str | Completion | Exception"
-Reply: TypeAlias = "Answer | Callable[[Sequence[Message]], Answer | Awaitable[Answer]]"
+Answer: TypeAlias = str | Completion | Exception
+Reply: TypeAlias = Answer | Callable[[Sequence[Message]], Answer | Awaitable[Answer]]
 
 
 class Asked(Record, frozen=True, kw_only=True):

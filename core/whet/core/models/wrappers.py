@@ -1,21 +1,20 @@
 """What may be put around any model: budget, concurrency limit, cache, retries, recording. Each is a ``Model`` itself.
 
-    model = Budgeted(Retrying(Limited(load_model("openai/gpt-4o-mini"), 8)), budget)
+    model = Retrying(Budgeted(Limited(load_model("openai/gpt-4o-mini"), 8), budget))
 
-The order is a choice: ``Retrying(Budgeted(model, budget))`` counts each attempt as a call, and
-``Budgeted(Retrying(model), budget)`` counts one call however often it was tried.
+The order matters: with ``Retrying`` outermost each attempt is checked against the budget and charged.
 """
 
 import asyncio
-import random
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import msgspec
 
 from whet.core.budget import Budget, Cost
 from whet.core.errors import BudgetError, ModelError, ModelFailure, UserError
+from whet.core.models.backoff import Backoff
 from whet.core.models.model import Model
 from whet.core.models.pricing import Estimate, Price, estimate_call
 from whet.core.models.recorded import Exchange, Tape, request_key
@@ -122,19 +121,14 @@ class Limited(Wrapper):
 
 
 class Retrying(Wrapper):
-    """Tries again after a passing failure: rate limit, unavailable, timeout, malformed answer.
+    """Tries again after a failure that may pass: rate limit, unavailable, timeout, malformed answer.
 
-    Waits ``first_delay`` seconds, twice that, and so on up to ``max_delay``, each shortened at random by up to a half
-    so that many callers do not return at once; or as long as the provider asks, when that is within ``max_delay``.
+    Put it outside of ``Budgeted``, so that each attempt is checked and charged.
     """
 
     def __init__(self, model: Model, *, attempts: int = 4, first_delay: float = 0.5, max_delay: float = 60.0) -> None:
         super().__init__(model)
-        if attempts < 1:
-            raise UserError(f"{attempts!r} attempts is no attempt; give 1 or more")
-        self.attempts = attempts
-        self._first_delay = first_delay
-        self._max_delay = max_delay
+        self.backoff = Backoff(attempts=attempts, first_delay=first_delay, max_delay=max_delay)
 
     async def complete(
         self, messages: Sequence[Message], *, tools: Sequence[ToolSpec] = (), sampling: Sampling = Sampling()
@@ -144,20 +138,11 @@ class Retrying(Wrapper):
         Raises:
             ModelError: the failure will not pass, or it did not within the attempts.
         """
-        for attempt in range(1, self.attempts):
-            try:
-                return await self.model.complete(messages, tools=tools, sampling=sampling)
-            except ModelError as error:
-                delay = self._delay(attempt, error)
-                if not error.transient or delay is None:
-                    raise
-            await asyncio.sleep(delay)
-        return await self.model.complete(messages, tools=tools, sampling=sampling)
 
-    def _delay(self, attempt: int, error: ModelError) -> float | None:
-        if error.retry_after is not None:
-            return error.retry_after if error.retry_after <= self._max_delay else None
-        return min(self._max_delay, self._first_delay * 2.0 ** (attempt - 1)) * random.uniform(0.5, 1.0)
+        def call() -> Awaitable[Completion]:
+            return self.model.complete(messages, tools=tools, sampling=sampling)
+
+        return await self.backoff.run(call, again=lambda error: error.transient)
 
 
 class Cached(Wrapper):
