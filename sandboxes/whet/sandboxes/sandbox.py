@@ -75,7 +75,7 @@ class Sandbox(Protocol):
         ...
 
     async def read(self, path: str, *, max_bytes: int = 16 << 20) -> bytes:
-        """Returns a file's content; links are never followed out of the workspace. Raises UserError if there is none."""
+        """Returns a file's content; no link is followed out of the workspace. Raises UserError if there is none."""
         ...
 
     async def write(self, path: str, data: bytes | str) -> None:
