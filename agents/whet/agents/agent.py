@@ -1,0 +1,276 @@
+"""``Agent``: a graph that works on tasks under a policy, in a sandbox, with everything it does recorded.
+
+    agent = Agent("refine", load_model("tiny"), memory=".whet")
+    result = agent.run("Write a function that adds two numbers.")     # in async code: await agent.arun(…)
+    print(result.answer)
+
+A run that fails is a record (``result.run.status``, ``result.run.error``), not an exception.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Self, TypeAlias
+
+import msgspec
+from langchain_core.tools import BaseTool
+
+from whet.agents.briefing import brief
+from whet.agents.execution import Durability, Event, Execution, RunResult, Token
+from whet.agents.graphs import Graph, GraphLike, find_graph
+from whet.agents.knobs import Knob, resolve_knobs
+from whet.agents.recording import GraphRecorder
+from whet.agents.resources import Resources, SandboxLike
+from whet.agents.runtime import AgentContext, Criticise, Verify
+from whet.agents.tools import Function, Tool, open_skill, toolbox
+from whet.agents.trace import ListRecorder, Trace
+from whet.core import Budget, Critique, Json, Message, Policy, Run, Step, Task, Use, UserError, Verdict, digest
+from whet.core.models import Budgeted, Model, load_model
+from whet.feedback import verify_all
+from whet.sandboxes import SandboxSpec
+
+if TYPE_CHECKING:
+    from whet.memory import Memory
+
+__all__ = ["Agent", "Purpose", "RunResult", "Token"]
+
+Purpose: TypeAlias = Literal["train", "gate", "live"]
+
+KNOBS = {"recall_k": Knob(8, low=0, high=100), "withhold_rate": Knob(0.05, high=1.0)}
+"""What the policy of every agent may set: how many lessons are recalled, how often each is withheld at random."""
+
+
+class Agent:
+    """A graph bound to a model, a policy, tools, a sandbox and a memory.
+
+    Args:
+        graph: a pattern (``react``, ``refine``, ``best_of_n``), a LangGraph graph or a function returning one,
+            ``path/file.py:graph``, or what ``adapt`` returns.
+        model: a model, or a name for ``load_model``.
+        sandbox: what the tools work in: a spec or a pool (a new sandbox for each run), or one open sandbox. A default
+            one unless given; none is opened before a tool asks for it.
+        tools: functions, ``@tool`` tools or LangChain tools that the model may call.
+        policy: the policy to run under; without it the head of the memory's policy history.
+        memory: an open ``Memory``, or where one is (then it is opened while the agent is in use).
+        name: how runs name the agent; the graph's name unless given.
+        verify: judges answers in place of the task's own verifiers.
+        critique: explains verdicts in place of the critic that names the failing checks.
+        durability: when checkpoints are written: at the ``exit`` of the graph (which an interrupt is), ``async`` with
+            the next step, or ``sync`` before it, so that a run that is killed goes on where it was.
+
+    Raises:
+        UserError: no such graph or model, a knob that does not exist, or tools of one name.
+    """
+
+    def __init__(
+        self,
+        graph: GraphLike,
+        model: Model | str,
+        *,
+        sandbox: SandboxLike | None = None,
+        tools: Sequence[Tool | BaseTool | Function] = (),
+        policy: Policy | None = None,
+        memory: "Memory | str | Path | None" = None,
+        name: str | None = None,
+        verify: Verify | None = None,
+        critique: Criticise | None = None,
+        durability: Durability = "exit",
+    ) -> None:
+        self.graph: Graph = find_graph(graph)
+        self.name = name or self.graph.name
+        self.model: Model = load_model(model) if isinstance(model, str) else model
+        self.policy = policy
+        self.tools = toolbox(tools)
+        self.durability: Durability = durability
+        self.resources = Resources(memory, SandboxSpec() if sandbox is None else sandbox)
+        self._verify = verify
+        self._critique = critique
+        if policy is not None:
+            self.knobs(policy)
+
+    def knobs(self, policy: Policy) -> dict[str, int | float]:
+        """Returns the value of every knob of this agent under a policy.
+
+        Raises:
+            UserError: the policy sets a knob the agent does not have, or a value it does not take.
+        """
+        return resolve_knobs(policy, {**KNOBS, **self.graph.knobs})
+
+    async def __aenter__(self) -> Self:
+        """Keeps memory and sandboxes open until the block ends; without it every run opens and closes them."""
+        await self.resources.__aenter__()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.resources.__aexit__(*exc)
+
+    # --- running ----------------------------------------------------------------------------------------------------
+
+    async def arun(
+        self,
+        task: Task | str,
+        *,
+        seed: int = 0,
+        budget: Budget | None = None,
+        purpose: Purpose | None = None,
+        policy: Policy | None = None,
+        tags: Sequence[str] = (),
+        listener: "Callable[[Event], None] | None" = None,
+    ) -> RunResult:
+        """Returns the result of one run, once its record is durable.
+
+        ``purpose`` is ``live`` for a text and ``train`` for a task unless given; for ``gate`` nothing is withheld.
+        ``listener`` hears of each step as it happens.
+
+        Raises:
+            UserError: the policy does not fit the agent. What goes wrong later is in ``result.run``.
+        """
+        given = as_task(task)
+        async with self.resources:
+            current = policy or await self._current_policy()
+            knobs = self.knobs(current)
+            run = Run(
+                task_id=given.id,
+                agent=self.name,
+                policy=await self.resources.remember(given, current),
+                model=self.model.name,
+                seed=seed,
+                purpose=purpose or ("live" if isinstance(task, str) else "train"),
+                tags=tuple(tags),
+                scope=given.scope,
+            )
+            return await (await self._begin(given, run, current, knobs, budget, listener)).start()
+
+    def run(self, task: Task | str, *, seed: int = 0, budget: Budget | None = None) -> RunResult:
+        """Returns the result of one run, for programs that are not asynchronous: ``asyncio.run`` around ``arun``.
+
+        Raises:
+            UserError: an event loop is running already (as in a notebook), or the memory was opened in another one.
+        """
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            if self.resources.borrowed:
+                raise UserError(
+                    "an open Memory belongs to the event loop that opened it; give the agent its path, or await arun()"
+                ) from None
+            return asyncio.run(self.arun(task, seed=seed, budget=budget))
+        raise UserError("an event loop is running here (a notebook?); write `await agent.arun(task)`")
+
+    async def stream(
+        self, task: Task | str, *, seed: int = 0, budget: Budget | None = None, purpose: Purpose | None = None
+    ) -> AsyncIterator[Event | RunResult]:
+        """Yields each step as it is recorded, each token that a LangChain model streams, and last the result.
+
+        Leaving the loop early cancels the run.
+        """
+        events: asyncio.Queue[Event | None] = asyncio.Queue()
+        work = self.arun(task, seed=seed, budget=budget, purpose=purpose, listener=events.put_nowait)
+        running = asyncio.create_task(work)
+        running.add_done_callback(lambda done: events.put_nowait(None))
+        try:
+            while (event := await events.get()) is not None:
+                yield event
+            yield await running
+        finally:
+            running.cancel()
+            await asyncio.wait([running])
+
+    async def resume(self, run_id: str, answer: Json = None, *, budget: Budget | None = None) -> RunResult:
+        """Returns the result of a run that goes on from its last checkpoint, in this process or after a restart.
+
+        A run that was interrupted to ask a person goes on with ``answer``; one that was cut off goes on without.
+
+        Raises:
+            NotFoundError: there is no such run.
+            UserError: the agent has no memory, is another one than the run's, or the run has no checkpoint.
+        """
+        async with self.resources:
+            memory = self._memory("resume a run")
+            run = await memory.get(Run, run_id)
+            self._refuse_another(run)
+            task, policy = await memory.get(Task, run.task_id), await memory.policies.get(run.policy)
+            first = await memory.count(Step, where={"run_id": run.id})
+            execution = await self._begin(task, run, policy, self.knobs(policy), budget, None, first=first)
+            return await execution.resume(answer)
+
+    def _refuse_another(self, run: Run) -> None:
+        mine = {"agent": self.name, "model": self.model.name, "graph": self.graph.name}
+        theirs = {"agent": run.agent, "model": run.model, "graph": run.meta.get("graph", self.graph.name)}
+        if different := [key for key in mine if mine[key] != theirs[key]]:
+            said = ", ".join(f"{key} {theirs[key]!r} (this agent: {mine[key]!r})" for key in different)
+            raise UserError(f"run {run.id!r} was made by another agent: {said}; resume it with the same one")
+
+    async def _begin(
+        self,
+        task: Task,
+        run: Run,
+        policy: Policy,
+        knobs: dict[str, int | float],
+        budget: Budget | None,
+        listener: "Callable[[Event], None] | None",
+        *,
+        first: int = 0,
+    ) -> Execution:
+        """Returns the run bound to all that it needs; a run that is resumed keeps the system message it began with."""
+        memory = self.resources.memory
+        recorder = ListRecorder() if memory is None else memory.recorder
+        system = run.meta.get("system")
+        uses: tuple[Use, ...] = ()
+        if not isinstance(system, str):
+            rate = 0.0 if run.purpose == "gate" else float(knobs["withhold_rate"])
+            briefing = await brief(
+                policy, task, run, memory, recall=int(knobs["recall_k"]), withhold_rate=rate, can_open=bool(self.tools)
+            )
+            system, uses = briefing.system, briefing.uses
+            run = msgspec.structs.replace(run, meta={**run.meta, "graph": self.graph.name, "system": system})
+        trace = Trace(recorder, run, first=first, listener=listener)
+        for use in uses:
+            trace.put(use)
+        context = AgentContext(
+            task=task,
+            run=msgspec.structs.replace(run, status="running", ended_at=None),
+            bounded=self.model if budget is None else Budgeted(self.model, budget),
+            policy=policy,
+            knobs=knobs,
+            system_message=system,
+            recorder=GraphRecorder(trace, budget=budget),
+            tools={**self.tools, **toolbox([open_skill])} if self.tools and policy.skill_names() else self.tools,
+            open_sandbox=self.resources.workspace,
+            verifier=self._verify or self._verify_by_task,
+            critic=self._critique or _criticise,
+        )
+        return Execution(
+            graph=self.graph,
+            context=context,
+            memory=memory,
+            durability=self.durability,
+            budget=budget,
+            listener=listener,
+        )
+
+    async def _current_policy(self) -> Policy:
+        if self.policy is not None:
+            return self.policy
+        return Policy() if self.resources.memory is None else await self.resources.memory.policies.head()
+
+    def _memory(self, purpose: str) -> "Memory":
+        if self.resources.memory is None:
+            raise UserError(f"without a memory the agent cannot {purpose}; make it with Agent(…, memory='.whet')")
+        return self.resources.memory
+
+    async def _verify_by_task(self, task: Task, run: Run) -> Sequence[Verdict]:
+        return await verify_all(task, run, self.resources.sandboxes) if task.verifiers else ()
+
+
+def as_task(task: Task | str) -> Task:
+    """Returns a task; a text becomes one whose id is its digest, so the same text is the same task."""
+    if isinstance(task, Task):
+        return task
+    return Task(id=f"text-{digest(task)[:16]}", messages=(Message(role="user", content=task),), task_set="text")
+
+
+async def _criticise(task: Task, run: Run, verdicts: Sequence[Verdict]) -> Sequence[Critique]:
+    from whet.feedback import CheckCritic
+
+    return await CheckCritic().critique(task, run, verdicts)

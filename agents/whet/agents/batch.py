@@ -1,0 +1,83 @@
+"""Many runs at once: every task under every seed, N at a time, under one budget.
+
+    results = await run_tasks(agent, tasks, seeds=range(3), concurrency=16, budget=Budget(calls=1000))
+
+The results are in the order of the tasks, and of the seeds within a task. A run that fails is a result like any other.
+"""
+
+import asyncio
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TypeAlias
+
+from whet.agents.agent import Agent, Purpose
+from whet.agents.execution import RunResult
+from whet.core import Budget, Policy, Task, UserError
+
+__all__ = ["run_tasks"]
+
+Progress: TypeAlias = Callable[[RunResult], None]
+
+
+async def run_tasks(
+    agent: Agent,
+    tasks: Sequence[Task],
+    *,
+    seeds: Sequence[int] = (0,),
+    concurrency: int = 8,
+    budget: Budget | None = None,
+    purpose: Purpose = "train",
+    policy: Policy | None = None,
+    progress: Progress | None = None,
+) -> list[RunResult]:
+    """Returns a result for each task and seed, in order, each durable.
+
+    When the budget is spent, the runs that it stopped are ``cancelled``, with the budget as the reason, and so are
+    those after them: a budget is never exceeded, and every task has a result. ``progress`` hears of each result as it
+    comes; without it there is a progress bar on standard error, where that is a terminal.
+
+    Raises:
+        UserError: the concurrency is below 1, or the policy does not fit the agent.
+    """
+    if concurrency < 1:
+        raise UserError(f"a concurrency of {concurrency!r} starts no run; give 1 or more")
+    jobs = [(task, seed) for task in tasks for seed in seeds]
+    results: list[RunResult | None] = [None] * len(jobs)
+    numbers = iter(range(len(jobs)))
+
+    async def work(tell: Progress) -> None:
+        for number in numbers:
+            task, seed = jobs[number]
+            result = await agent.arun(task, seed=seed, budget=budget, purpose=purpose, policy=policy)
+            results[number] = result
+            tell(result)
+
+    with _bar(len(jobs), progress) as tell:
+        async with agent, asyncio.TaskGroup() as group:
+            for _ in range(min(concurrency, len(jobs))):
+                group.create_task(work(tell))
+    return [result for result in results if result is not None]
+
+
+@contextmanager
+def _bar(total: int, progress: Progress | None) -> Iterator[Progress]:
+    """Yields what hears of each result: the caller's, a progress bar on a terminal, or nothing."""
+    if progress is not None or not sys.stderr.isatty():
+        yield progress or (lambda result: None)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        row = bar.add_task("", total=total)
+        passed = failed = 0
+
+        def tell(result: RunResult) -> None:
+            nonlocal passed, failed
+            passed += result.passed
+            failed += result.run.status in ("failed", "cancelled")
+            bar.update(row, advance=1, description=f"{passed} passed, {failed} failed")
+
+        yield tell

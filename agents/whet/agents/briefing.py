@@ -1,0 +1,92 @@
+"""The briefing: what an agent is told before it starts, and which lessons and skills were shown or withheld.
+
+briefing = await brief(policy, task, run, memory, recall=8, withhold_rate=0.05, can_open=False)
+briefing.system       # the system message (empty: none is sent)
+briefing.uses         # a Use for every lesson and skill that the task calls for
+
+Withholding at random is what makes worth measurable: shown and withheld uses joined to verdicts are an experiment.
+"""
+
+from dataclasses import dataclass
+from random import Random
+from typing import TYPE_CHECKING, Literal
+
+from whet.core import Policy, Run, Task, Use, digest
+from whet.core.prompting import render_system
+from whet.skills import catalogue, disclose
+
+if TYPE_CHECKING:
+    from whet.memory import Memory
+
+__all__ = ["Briefing", "brief"]
+
+
+@dataclass(frozen=True)
+class Briefing:
+    """The system message and what became of each lesson and skill."""
+
+    system: str
+    uses: tuple[Use, ...] = ()
+
+
+class _Draw:
+    """Draws for each item whether it is shown; the same run draws the same again."""
+
+    def __init__(self, run: Run, rate: float) -> None:
+        self._run = run
+        self._random = Random(run.id)
+        self._rate = rate
+        self.uses: list[Use] = []
+
+    def shows(self, item: str, version: str) -> bool:
+        """Returns whether the item is shown, and keeps the use."""
+        shown = self._random.random() >= self._rate
+        kind: Literal["shown", "withheld"] = "shown" if shown else "withheld"
+        self.uses.append(Use(run_id=self._run.id, item=item, version=version, kind=kind, scope=self._run.scope))
+        return shown
+
+
+async def brief(
+    policy: Policy,
+    task: Task,
+    run: Run,
+    memory: "Memory | None",
+    *,
+    recall: int,
+    withhold_rate: float,
+    can_open: bool,
+) -> Briefing:
+    """Returns the briefing for a task under a policy.
+
+    Skills are disclosed progressively: a body when the task calls for the skill; the names and descriptions of the
+    others when the agent has tools to open one (``can_open``), since to any other agent they are noise.
+
+    Raises:
+        UserError: a skill of the policy breaks the format.
+        StoreError: the memory could not be read.
+    """
+    draw = _Draw(run, withhold_rate)
+    opened = [
+        (name, body)
+        for name, body in disclose(policy, task.prompt)
+        if draw.shows(f"skill:{name}", _skill_version(policy, name))
+    ]
+    if can_open and (others := _others(policy, {use.item for use in draw.uses})):
+        opened.append(("others, open one with open_skill", others))
+    lessons = []
+    if memory is not None and recall > 0:
+        for recalled in await memory.recall(task.prompt, k=recall):
+            lesson = recalled.lesson
+            if draw.shows(lesson.id, str(lesson.version)):
+                lessons.append(lesson.text)
+    system = render_system(policy.text("prompts/system.md"), policy.text("principles.md"), opened, lessons)
+    return Briefing(system=system, uses=tuple(draw.uses))
+
+
+def _skill_version(policy: Policy, name: str) -> str:
+    """Returns what names exactly this content of the skill."""
+    return digest("".join(f"{path}\0{digest(data)}\n" for path, data in sorted(policy.skill(name).items())))[:12]
+
+
+def _others(policy: Policy, drawn: set[str]) -> str:
+    return "\n".join(f"- {name}: {text}" for name, text in catalogue(policy) if f"skill:{name}" not in drawn)

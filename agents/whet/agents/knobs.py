@@ -1,0 +1,79 @@
+"""A graph pattern: a function returning a LangGraph ``StateGraph``, and the knobs its policy may turn.
+
+    @pattern(rounds=Knob(2, low=0, high=20), temperature=TEMPERATURE)
+    def refine() -> StateGraph[State, AgentContext, State, State]:
+        ...
+
+A node reads ``runtime.context.knob("rounds")``: the value in the policy's ``settings.toml``, or the default. A knob
+that no part of the agent knows is refused by name, as is one outside its range.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from whet.agents.recording import Builder
+from whet.core import Policy, UserError
+
+__all__ = ["MAX_TOKENS", "TEMPERATURE", "Knob", "Pattern", "pattern", "resolve_knobs"]
+
+
+@dataclass(frozen=True)
+class Knob:
+    """A number that may be learned, within ``low`` and ``high`` (inclusive); whole where the default is whole."""
+
+    default: int | float
+    low: float = 0
+    high: float = float("inf")
+
+    def check(self, name: str, value: object) -> int | float:
+        """Returns the value as this knob takes it.
+
+        Raises:
+            UserError: it is no number, not whole where it has to be, or out of range.
+        """
+        kinds = (int,) if isinstance(self.default, int) else (int, float)
+        if isinstance(value, bool) or not isinstance(value, kinds) or not self.low <= value <= self.high:
+            what = "a whole number" if isinstance(self.default, int) else "a number"
+            raise UserError(f"the setting {name} = {value!r} has to be {what} from {self.low} to {self.high}")
+        return type(self.default)(value)
+
+
+TEMPERATURE = Knob(0.0, high=5.0)
+MAX_TOKENS = Knob(1024, low=1, high=1 << 20)
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """A graph pattern with its name and knobs; calling it returns the graph."""
+
+    name: str
+    build: Callable[[], Builder]
+    knobs: Mapping[str, Knob]
+
+    def __call__(self) -> Builder:
+        """Returns a new graph."""
+        return self.build()
+
+
+def pattern(**knobs: Knob) -> Callable[[Callable[[], Builder]], Pattern]:
+    """Makes a function that returns a ``StateGraph`` a pattern with these knobs."""
+
+    def decorate(build: Callable[[], Builder]) -> Pattern:
+        return Pattern(name=build.__name__, build=build, knobs=knobs)
+
+    return decorate
+
+
+def resolve_knobs(policy: Policy, knobs: Mapping[str, Knob]) -> dict[str, int | float]:
+    """Returns the value of every knob under the policy.
+
+    Raises:
+        UserError: the settings hold a knob that does not exist, or a value it does not take.
+    """
+    settings = policy.settings()
+    if unknown := sorted(settings.keys() - knobs.keys()):
+        raise UserError(
+            f"settings.toml sets {', '.join(map(repr, unknown))}, which this agent does not have; "
+            f"its knobs are {', '.join(sorted(knobs))}"
+        )
+    return {name: knob.check(name, settings.get(name, knob.default)) for name, knob in knobs.items()}

@@ -1,0 +1,275 @@
+"""The runtime of one run: what a node gets as ``runtime.context``.
+
+    async def answer(state: State, runtime: Runtime[AgentContext]) -> dict[str, object]:
+        completion = await runtime.context.ask(state["messages"])
+        verdicts = await runtime.context.verify(completion.text)
+
+Whatever goes through the context is bounded by the run's budget and recorded under the node it happens in.
+"""
+
+import asyncio
+import hashlib
+import inspect
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Protocol, TypeAlias, TypeVar
+
+import msgspec
+from langchain_core.runnables.config import var_child_runnable_config
+
+from whet.agents.recording import GraphRecorder, current_run_id, describe_error
+from whet.core import (
+    Completion,
+    Critique,
+    CritiqueGiven,
+    Message,
+    ModelCall,
+    ModelError,
+    Policy,
+    Run,
+    Sampling,
+    Step,
+    StepBody,
+    Task,
+    ToolCall,
+    ToolResult,
+    ToolSpec,
+    UserError,
+    Verdict,
+    VerdictGiven,
+    new_id,
+)
+from whet.core.models import Model
+from whet.sandboxes import Sandbox
+
+__all__ = ["AgentContext", "Criticise", "OpenSandbox", "Tool", "Verify", "current_context"]
+
+Verify: TypeAlias = Callable[[Task, Run], Sequence[Verdict] | Awaitable[Sequence[Verdict]]]
+Criticise: TypeAlias = Callable[[Task, Run, Sequence[Verdict]], Sequence[Critique] | Awaitable[Sequence[Critique]]]
+OpenSandbox: TypeAlias = Callable[[], AbstractAsyncContextManager[Sandbox]]
+
+T = TypeVar("T")
+_current: ContextVar["AgentContext"] = ContextVar("whet_agent_context")
+
+
+class Tool(Protocol):
+    """What an agent's model may call."""
+
+    @property
+    def spec(self) -> ToolSpec:
+        """The tool as the model sees it."""
+        ...
+
+    async def run(self, context: "AgentContext", call: ToolCall) -> ToolResult:
+        """Returns what the tool returned, or the error that the model is told.
+
+        Raises:
+            SandboxError: the sandbox failed; this is never shown to a model as a tool's output.
+        """
+        ...
+
+
+class RecordedCalls:
+    """A model whose calls become steps of the run, answered or failed."""
+
+    def __init__(self, model: Model, record: Callable[[StepBody], Step]) -> None:
+        self._model = model
+        self._record = record
+
+    @property
+    def name(self) -> str:
+        """The name of the model."""
+        return self._model.name
+
+    async def complete(
+        self, messages: Sequence[Message], *, tools: Sequence[ToolSpec] = (), sampling: Sampling = Sampling()
+    ) -> Completion:
+        """Returns the model's answer."""
+        call = ModelCall(messages=tuple(messages), sampling=sampling, tools=tuple(tools))
+        try:
+            completion = await self._model.complete(messages, tools=tools, sampling=sampling)
+        except ModelError as error:
+            self._record(msgspec.structs.replace(call, error=describe_error(error)))
+            raise
+        self._record(msgspec.structs.replace(call, completion=completion))
+        return completion
+
+
+@dataclass(kw_only=True)
+class AgentContext:
+    """One run's model, tools, policy and record, as its nodes see them.
+
+    ``bounded`` is the model under the run's budget, unrecorded; ``model`` is the same one, recorded. ``knobs`` are the
+    policy's settings with the defaults filled in. ``attempts`` are the answers judged so far and their verdicts.
+    """
+
+    task: Task
+    run: Run
+    bounded: Model
+    policy: Policy
+    knobs: Mapping[str, int | float]
+    system_message: str
+    recorder: GraphRecorder
+    tools: Mapping[str, Tool] = field(default_factory=dict)
+    open_sandbox: OpenSandbox | None = None
+    verifier: Verify | None = None
+    critic: Criticise | None = None
+    attempts: "dict[str | None, asyncio.Future[tuple[Verdict, ...]]]" = field(default_factory=dict)
+    loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
+    calls: int = 0
+    _box: "asyncio.Future[Sandbox] | None" = None
+    _stack: AsyncExitStack = field(default_factory=AsyncExitStack)
+
+    @property
+    def model(self) -> Model:
+        """The agent's model; calls are recorded under the node that makes them."""
+        return RecordedCalls(self.bounded, self.record)
+
+    @property
+    def tool_specs(self) -> tuple[ToolSpec, ...]:
+        """The tools as the model sees them."""
+        return tuple(tool.spec for tool in self.tools.values())
+
+    def knob(self, name: str) -> int | float:
+        """Returns the value of a knob of the agent's pattern.
+
+        Raises:
+            UserError: the pattern does not declare it.
+        """
+        if name not in self.knobs:
+            raise UserError(f"the pattern reads the knob {name!r} and declares {', '.join(sorted(self.knobs))}")
+        return self.knobs[name]
+
+    def messages(self) -> list[Message]:
+        """Returns the conversation before the first answer: the system message, where there is one, and the task's."""
+        system = [Message(role="system", content=self.system_message)] if self.system_message else []
+        return [*system, *self.task.messages]
+
+    def record(self, body: StepBody) -> Step:
+        """Records a step under the node that is running, and returns it."""
+        place = self.recorder.place(current_run_id(var_child_runnable_config.get()))
+        return self.recorder.trace.record(body, node=place.node, parent_id=place.step_id)
+
+    def sampling(self, sample: int | None = None) -> Sampling:
+        """Returns the policy's sampling, with a seed of its own for each call (or ``sample``) of a run's seed."""
+        if sample is None:
+            sample, self.calls = self.calls, self.calls + 1
+        seed = int.from_bytes(hashlib.sha256(f"{self.run.seed}/{sample}".encode()).digest()[:4], "big") >> 1
+        temperature, max_tokens = self.knobs.get("temperature"), self.knobs.get("max_tokens")
+        return Sampling(temperature=temperature, max_tokens=None if max_tokens is None else int(max_tokens), seed=seed)
+
+    async def ask(
+        self, messages: Sequence[Message], *, tools: Sequence[ToolSpec] = (), sample: int | None = None
+    ) -> Completion:
+        """Returns the model's answer under the policy's sampling. ``sample`` numbers calls that run side by side.
+
+        Raises:
+            ModelError: the model gave no usable answer.
+            BudgetError: the budget does not allow the call.
+        """
+        return await self.model.complete(messages, tools=tools, sampling=self.sampling(sample))
+
+    async def call_tool(self, call: ToolCall) -> Message:
+        """Runs the tool that the model calls, records the result, and returns the message that tells it."""
+        tool = self.tools.get(call.name)
+        if tool is None:
+            known = ", ".join(self.tools) or "none"
+            problem = f"there is no tool {call.name!r}; the tools are {known}"
+            result = ToolResult(call=call, content="", error=problem, trust="trusted")
+        else:
+            result = await tool.run(self, call)
+        self.record(result)
+        content = result.content if result.error is None else f"error: {result.error}"
+        return Message(role="tool", content=content, tool_call_id=call.id, name=call.name)
+
+    async def sandbox(self) -> Sandbox:
+        """Returns the run's sandbox, opened at the first call, with the task's files in its workspace.
+
+        Raises:
+            SandboxError: it could not be started.
+            UserError: the agent was given none.
+        """
+        if self.open_sandbox is None:
+            raise UserError("this agent has no sandbox; make it with Agent(…, sandbox=SandboxSpec())")
+        if self._box is None:
+            self._box = asyncio.ensure_future(self._open(self.open_sandbox))
+        return await asyncio.shield(self._box)
+
+    async def _open(self, opener: OpenSandbox) -> Sandbox:
+        box = await self._stack.enter_async_context(opener())
+        for path, text in self.task.files.items():
+            await box.write(path, text)
+        return box
+
+    async def verify(self, answer: str | None) -> tuple[Verdict, ...]:
+        """Returns the verdicts on an answer, recorded; an answer is judged once in a run.
+
+        The verdicts of the n-th answer judged in the run carry ``repetition`` n, from 1; ``repetition`` 0 is left to
+        the verdict on the run's final answer.
+        """
+        if answer not in self.attempts:
+            self.attempts[answer] = asyncio.ensure_future(self._judge(answer, len(self.attempts) + 1))
+        return await asyncio.shield(self.attempts[answer])
+
+    async def verify_final(self, answer: str | None) -> tuple[Verdict, ...]:
+        """Returns the verdicts on the run's answer, recorded with ``repetition`` 0; it is not judged a second time."""
+        if answer not in self.attempts:
+            return await self._judge(answer, 0)
+        judged = await self.attempts[answer]
+        final = tuple(msgspec.structs.replace(verdict, id=new_id(), repetition=0) for verdict in judged)
+        return self._give(final)
+
+    async def _judge(self, answer: str | None, number: int) -> tuple[Verdict, ...]:
+        if self.verifier is None:
+            return ()
+        run = msgspec.structs.replace(self.run, answer=answer, status="done")
+        found = await _result(self.verifier(self.task, run))
+        return self._give(tuple(msgspec.structs.replace(v, repetition=number, scope=run.scope) for v in found))
+
+    def _give(self, verdicts: tuple[Verdict, ...]) -> tuple[Verdict, ...]:
+        for verdict in verdicts:
+            self.recorder.trace.put(verdict)
+            self.record(VerdictGiven(verdict_id=verdict.id))
+        return verdicts
+
+    async def critique(self, answer: str | None, verdicts: Sequence[Verdict]) -> tuple[Critique, ...]:
+        """Returns critiques of an answer, grounded in its verdicts, and recorded."""
+        if self.critic is None:
+            return ()
+        run = msgspec.structs.replace(self.run, answer=answer)
+        found = await _result(self.critic(self.task, run, verdicts))
+        critiques = tuple(msgspec.structs.replace(critique, scope=run.scope) for critique in found)
+        for critique in critiques:
+            self.recorder.trace.put(critique)
+            self.record(CritiqueGiven(critique_id=critique.id))
+        return critiques
+
+    async def close(self) -> None:
+        """Closes the sandbox, if one was opened; idempotent."""
+        box, self._box = self._box, None
+        if box is not None:
+            await asyncio.wait([box])
+        await self._stack.aclose()
+
+
+def current_context() -> AgentContext:
+    """Returns the context of the agent's run around the caller; for code that LangGraph hands no runtime.
+
+    Raises:
+        UserError: no agent is running around the caller.
+    """
+    try:
+        return _current.get()
+    except LookupError:
+        raise UserError("no agent is running here; run the graph with Agent(graph, model).arun(task)") from None
+
+
+def enter_context(context: AgentContext) -> None:
+    """Makes ``context`` the one that ``current_context`` returns in this task and what it starts."""
+    _current.set(context)
+
+
+async def _result(value: "Sequence[T] | Awaitable[Sequence[T]]") -> "Sequence[T]":
+    return await value if inspect.isawaitable(value) else value
