@@ -10,7 +10,17 @@ import re
 import textwrap
 from dataclasses import dataclass
 
-__all__ = ["Program", "extract_code", "python_program"]
+__all__ = ["Block", "Program", "extract_code", "fenced_blocks", "python_program"]
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block: its language mark in lower case, its text and the line of the answer (from 1) it starts on."""
+
+    language: str
+    code: str
+    first: int
+
 
 _FENCE = re.compile(r"^[ \t]*```[ \t]*([\w+-]*)[^\n]*\n(.*?)(?:^[ \t]*```[ \t]*$|\Z)", re.MULTILINE | re.DOTALL)
 _PYTHON = ("", "python", "py", "python3")
@@ -41,12 +51,21 @@ def extract_code(answer: str, entry_point: str = "") -> tuple[str, int]:
     Without a Markdown fence the whole answer is code. With fences it is the last Python block (marked ``python``,
     ``py`` or not at all) that defines ``entry_point``, or else the last one. A fence left open ends with the answer.
     """
-    blocks = [match for match in _FENCE.finditer(answer) if match[1].lower() in _PYTHON]
+    blocks = fenced_blocks(answer, _PYTHON)
     if not blocks:
         return answer, 1
-    defining = [block for block in blocks if entry_point and _mentions(block[2], entry_point)]
+    defining = [block for block in blocks if entry_point and _mentions(block.code, entry_point)]
     block = (defining or blocks)[-1]
-    return block[2], answer.count("\n", 0, block.start(2)) + 1
+    return block.code, block.first
+
+
+def fenced_blocks(answer: str, languages: tuple[str, ...]) -> list[Block]:
+    """Returns the Markdown blocks fenced by three back-ticks whose language mark is one of ``languages``."""
+    blocks = (
+        Block(match[1].lower(), match[2], answer.count("\n", 0, match.start(2)) + 1)
+        for match in _FENCE.finditer(answer)
+    )
+    return [block for block in blocks if block.language in languages]
 
 
 def python_program(answer: str, *, prompt: str = "", entry_point: str = "") -> Program:

@@ -6,6 +6,6 @@ from whet.feedback.verifiers import load_verifier
 verifier = load_verifier(VerifierSpec(kind="exact", params={"expected": "42"}))
 """
 
-from whet.feedback.verifiers.registry import KINDS, load_verifier, verify_all
+from whet.feedback.verifiers.registry import KINDS, check_spec, load_verifier, verify_all
 
-__all__ = ["KINDS", "load_verifier", "verify_all"]
+__all__ = ["KINDS", "check_spec", "load_verifier", "verify_all"]

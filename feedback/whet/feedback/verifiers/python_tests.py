@@ -214,7 +214,9 @@ def _literal_case(args: str, expected: str) -> tuple[tuple[object, ...], object]
     try:
         return ast.literal_eval(f"({args},)" if args.strip() else "()"), ast.literal_eval(expected)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
-        raise VerifierError(f"python_tests: the case {args!r} -> {expected!r} is no pair of literals: {error}") from error
+        raise VerifierError(
+            f"python_tests: the case {args!r} -> {expected!r} is no pair of literals: {error}"
+        ) from error
 
 
 def _read(stdout: str, nonce: str) -> _Report | None:

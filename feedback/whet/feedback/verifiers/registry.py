@@ -6,14 +6,16 @@ verdicts = await verify_all(task, run, sandboxes)
 
 import asyncio
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from importlib import import_module
 from typing import TypeAlias
 
-from whet.core.errors import VerifierError
+from whet.core.errors import RefusedError, VerifierError
 from whet.core.records import Json, Run, Task, Verdict, VerifierSpec
 from whet.feedback.verifier import FreshSandboxes, Verifier
+from whet.sandboxes.sandbox import Sandbox, SandboxSpec
 
-__all__ = ["KINDS", "VerifierFactory", "load_verifier", "verify_all"]
+__all__ = ["KINDS", "VerifierFactory", "check_spec", "load_verifier", "verify_all"]
 
 VerifierFactory: TypeAlias = Callable[[dict[str, Json], FreshSandboxes | None], Verifier]
 
@@ -42,13 +44,25 @@ def load_verifier(spec: VerifierSpec, sandboxes: FreshSandboxes | None = None) -
     module_name, _, name = path.partition(":")
     if not name:
         raise VerifierError(
-            f"no verifier {spec.kind!r}; there are {', '.join(sorted(KINDS))}, or a dotted path 'package.module:Factory'"
+            f"no verifier {spec.kind!r}; one of {', '.join(sorted(KINDS))}, or a dotted path 'package.module:Factory'"
         )
     try:
         factory: VerifierFactory = getattr(import_module(module_name), name)
     except (ImportError, AttributeError) as error:
         raise VerifierError(f"the verifier {spec.kind!r} cannot be imported: {error}") from error
     return factory(spec.params, sandboxes)
+
+
+class _NoSandboxes:
+    """Stands in where a verifier is only built, never run."""
+
+    def fresh(self, spec: SandboxSpec) -> AbstractAsyncContextManager[Sandbox]:
+        raise RefusedError("this verifier was loaded to check its parameters; load it with a SandboxPool to run it")
+
+
+def check_spec(spec: VerifierSpec) -> None:
+    """Raises ``VerifierError`` where ``load_verifier`` would, without needing sandboxes."""
+    load_verifier(spec, _NoSandboxes())
 
 
 async def verify_all(task: Task, run: Run, sandboxes: FreshSandboxes | None = None) -> list[Verdict]:

@@ -68,7 +68,7 @@ class AnswerProcess:
 
 # What may be asked of an object in the answer's process. Equality is not among it: an answer never judges itself.
 _OPERATIONS: dict[str, Callable[[object, object, object], object]] = {
-    "call": lambda on, args, kwargs: on(*args, **kwargs),  # type: ignore[operator,misc]
+    "call": lambda on, args, kwargs: on(*args, **kwargs),  # type: ignore[operator,misc,arg-type]
     "attr": lambda on, args, _: getattr(on, args[0]),  # type: ignore[index]
     "items": lambda on, _, __: list(itertools.islice(on, MAX_ITEMS)),  # type: ignore[call-overload]
     "next": lambda on, _, __: next(on),  # type: ignore[call-overload]

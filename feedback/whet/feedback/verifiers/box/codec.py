@@ -59,7 +59,7 @@ def encode(value: object, refer: Callable[[object], Data] | None = None) -> Data
     """
     for name, kind in _LISTS.items():
         if isinstance(value, kind):
-            return [name, [encode(item, refer) for item in value]]
+            return [name, [encode(item, refer) for item in value]]  # type: ignore[attr-defined]
     if isinstance(value, dict):
         name = type(value).__name__ if type(value).__name__ in _DICTS else "dict"
         return [name, [[encode(key, refer), encode(item, refer)] for key, item in dict.items(value)]]

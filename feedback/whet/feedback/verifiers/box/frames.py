@@ -12,8 +12,11 @@ from whet.feedback.verifiers.box.codec import Data
 MAX_FRAME = 16 << 20
 
 
-class Ended(BaseException):  # noqa: N818 - it is an end, not an error; a test must not catch it
-    """The answer's process will say no more. ``how`` is timeout, died or tampered."""
+class Ended(BaseException):
+    """The answer's process will say no more: no ``Exception``, so that no test catches it.
+
+    ``how`` is timeout, died or tampered.
+    """
 
     def __init__(self, how: str, detail: str) -> None:
         super().__init__(detail)

@@ -1,0 +1,12 @@
+"""Critics: one that needs no model, and one that asks one.
+
+from whet.feedback.critics import CheckCritic
+
+critiques = await CheckCritic().critique(task, run, verdicts)
+critiques[0].text       # "solve([2, 1]) returned [2, 1], expected [1, 2]."
+"""
+
+from whet.feedback.critics.check import CheckCritic
+from whet.feedback.critics.model import ModelCritic
+
+__all__ = ["CheckCritic", "ModelCritic"]
