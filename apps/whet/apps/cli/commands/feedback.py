@@ -1,6 +1,6 @@
 """``whet feedback``: add, list, show."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -8,6 +8,10 @@ from whet.apps.cli.commands.rows import as_row
 from whet.apps.cli.output import AsJson, View, emit_json, listing, note
 from whet.apps.cli.session import with_memory
 from whet.core.errors import UserError
+
+if TYPE_CHECKING:
+    from whet.core import Feedback
+    from whet.feedback.feedback import Extra
 
 app = typer.Typer()
 KINDS = ("rating", "preference", "correction", "comment", "followup", "accept", "reject")
@@ -29,27 +33,53 @@ def add(
     """Record feedback on a run."""
     import sys
 
+    from whet.feedback.feedback import Extra
     from whet.core import Feedback, Run
     from whet.memory import Memory
 
-    if kind not in KINDS:
-        raise UserError(f"{kind!r} is no kind of feedback; there are {', '.join(KINDS)}")
+    _refuse_what_does_not_fit(kind, value, other)
     words = sys.stdin.read() if text == "-" else text
 
     async def work(memory: Memory) -> Feedback:
-        from whet.feedback import make_feedback
-
         about = await memory.get(Run, run)
-        lost = (await memory.get(Run, other)).id if other else None
-        feedback = make_feedback(
-            kind, source=source, run_id=about.id, task_id=about.task_id, text=words, value=value, other_run_id=lost,
-            applies_when=applies_when, person=person, trust="tainted" if tainted else "trusted",
+        lost = (await memory.get(Run, other)).id if other else ""
+        extra = Extra(
+            task_id=about.task_id, applies_when=applies_when, person=person, trust="tainted" if tainted else "trusted"
         )
-        await memory.put(feedback, actor=source)
-        return feedback
+        said = _make(kind, source, about.id, words, value, lost, extra)
+        await memory.put(said, actor=source)
+        return said
 
-    feedback = with_memory(work)
-    emit_json(as_row(feedback)) if json else note(f"recorded {feedback.kind} {feedback.id[:12]} on run {feedback.run_id}")
+    said = with_memory(work)
+    emit_json(as_row(said)) if json else note(f"recorded {said.kind} {said.id} on run {said.run_id}")
+
+
+def _refuse_what_does_not_fit(kind: str, value: float | None, other: str) -> None:
+    if kind not in KINDS:
+        raise UserError(f"{kind!r} is no kind of feedback; there are {', '.join(KINDS)}")
+    if (kind == "rating") != (value is not None):
+        raise UserError("a rating needs --value" if value is None else f"--value is for a rating, not for a {kind}")
+    if (kind == "preference") != bool(other):
+        raise UserError(f"--other is for a preference, not for a {kind}" if other else "a preference needs --other RUN")
+
+
+def _make(
+    kind: str, source: str, run_id: str, text: str, value: float | None, other: str, extra: "Extra"
+) -> "Feedback":
+    from whet.feedback import feedback
+
+    if kind == "rating":
+        return feedback.rating(source, run_id=run_id, value=value or 0.0, text=text, **extra)
+    if kind == "preference":
+        return feedback.preference(source, run_id=run_id, other_run_id=other, text=text, **extra)
+    makers = {
+        "correction": feedback.correction,
+        "comment": feedback.comment,
+        "followup": feedback.followup,
+        "accept": feedback.accept,
+        "reject": feedback.reject,
+    }
+    return makers[kind](source, run_id=run_id, text=text, **extra)
 
 
 @app.command("list")

@@ -1,0 +1,43 @@
+"""A command-line agent on a task file of one's own, with any model that LiteLLM knows.
+
+    python examples/own_tasks.py tasks.jsonl openai/gpt-4o-mini --dollars 0.50
+
+Each line of the file is a task: {"prompt": …, "verifiers": [{"kind": "exact", "params": {"expected": "42"}}]}.
+Everything is recorded in .whet; look with `whet run list`, and let it learn with `whet improve jsonl:tasks.jsonl`.
+"""
+
+import argparse
+import asyncio
+import sys
+
+from whet.agents import Agent, run_tasks
+from whet.agents.tasksets import load_tasks
+from whet.core import Budget, WhetError
+from whet.core.models import load_model
+from whet.memory import Memory
+
+
+async def main(file: str, model: str, dollars: float, concurrency: int) -> None:
+    tasks = load_tasks(f"jsonl:{file}").tasks
+    budget = Budget(micro_dollars=round(dollars * 1e6))
+    async with await Memory.open(".whet") as memory:
+        agent = Agent("refine", load_model(model), memory=memory)
+        results = await run_tasks(agent, tasks, concurrency=concurrency, budget=budget)
+    for result in results:
+        outcome = result.verdicts[-1].outcome if result.verdicts else result.run.status
+        print(f"{result.run.id[:12]}  {outcome:<6} {result.run.task_id:<24} {(result.answer or result.run.error or '')[:60]!r}")
+    passed = sum(any(verdict.outcome == "pass" for verdict in result.verdicts) for result in results)
+    print(f"{passed} of {len(results)} pass, {budget.spent.micro_dollars / 1e6:.4f} dollars", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("file")
+    parser.add_argument("model")
+    parser.add_argument("--dollars", type=float, default=1.0)
+    parser.add_argument("--concurrency", type=int, default=8)
+    arguments = parser.parse_args()
+    try:
+        asyncio.run(main(arguments.file, arguments.model, arguments.dollars, arguments.concurrency))
+    except WhetError as error:
+        sys.exit(f"{error}")
