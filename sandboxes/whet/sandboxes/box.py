@@ -11,33 +11,15 @@ import msgspec
 
 from whet.core.errors import SandboxError, UserError
 from whet.core.records import ExecResult, ExecStatus
-from whet.sandboxes.channel import Answer, Channel
-from whet.sandboxes.sandbox import Limits, Sandbox, SandboxSpec, Snapshot, Tier
+from whet.sandboxes.channel import Answer
+from whet.sandboxes.launch import Started
+from whet.sandboxes.sandbox import Sandbox, SandboxSpec, Snapshot, Tier
 
-__all__ = ["Box", "Started"]
+__all__ = ["Box"]
 
 _GRACE = 10.0  # seconds a box may take beyond a deadline that it keeps itself
 _BOOT = 30.0
 _MAX_STDIN = 64 << 20
-
-
-class Started(msgspec.Struct):
-    """What a back end started: the outermost process, the socket, and what the zygote must know."""
-
-    process: "subprocess.Popen[bytes]"
-    channel: Channel
-    config: dict[str, object]
-    env: dict[str, str]
-    complaint: Callable[[], str]
-    release: Callable[[], None]
-    ooms: Callable[[], int]
-
-    def discard(self) -> None:
-        """Ends what nobody waits for any more."""
-        self.channel.close()
-        self.process.kill()
-        self.process.wait()
-        self.release()
 
 
 class Box:
@@ -75,6 +57,7 @@ class Box:
             async with asyncio.timeout(_BOOT):
                 await self._channel.send(self._started.config)
                 await self._channel.receive()
+            self._started.adopt(self._started)
         except (SandboxError, TimeoutError) as error:
             await self._stop()
             said = self._started.complaint() or "it said nothing"
@@ -259,9 +242,3 @@ def _result(answer: Answer, body: bytes) -> ExecResult:
         seconds=answer.seconds,
         detail=answer.detail,
     )
-
-
-def zygote_limits(limits: Limits) -> dict[str, object]:
-    """Returns the part of the limits that the zygote keeps."""
-    names = ("cpu_seconds", "memory_bytes", "processes", "open_files", "work_bytes", "output_bytes")
-    return {name: getattr(limits, name) for name in names}

@@ -1,4 +1,4 @@
-"""A scripted sandbox for the tests of other rooms: files in memory, answers from a list, an error for what is left over.
+"""A scripted sandbox for other rooms' tests: files in memory, answers from a list, an error for what is left over.
 
 box = FakeSandbox([ExecResult(status="ok", exit_code=0, stdout="42\\n")])
 result = await box.exec(["anything"])

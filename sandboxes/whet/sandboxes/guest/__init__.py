@@ -8,7 +8,7 @@ from importlib.resources import files
 
 __all__ = ["program"]
 
-_ORDER = ("frames", "processes", "child", "files", "execution", "zygote")
+_ORDER = ("frames", "processes", "landlock", "child", "files", "execution", "zygote")
 _LOADER = """
 import sys, types
 for name, text in SOURCES.items():

@@ -16,10 +16,10 @@ import types
 from typing import NoReturn
 
 from whet.sandboxes.guest.frames import Config
+from whet.sandboxes.guest.landlock import enter
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS = 4, 38
-LANDLOCK_RESTRICT_SELF = 446
 
 
 def confine(config: Config) -> None:
@@ -48,15 +48,15 @@ def confine(config: Config) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (cpu, cpu + 1))
 
 
-def become(config: Config, stdio: tuple[int, int, int], cwd: int) -> None:
+def become(config: Config, rules: int | None, stdio: tuple[int, int, int], cwd: int) -> None:
     """Turns the forked zygote into a guest: nothing of the keeper's descriptors or rights is left."""
     os.setsid()
     for target, fd in enumerate(stdio):
         os.dup2(fd, target)
     os.fchdir(cwd)
     confine(config)
-    if config["domain"] is not None and LIBC.syscall(LANDLOCK_RESTRICT_SELF, config["domain"], 0):
-        raise OSError(ctypes.get_errno(), "landlock_restrict_self")
+    if rules is not None:
+        enter(rules)
     os.closerange(3, resource.getrlimit(resource.RLIMIT_NOFILE)[1] + 4096)
 
 

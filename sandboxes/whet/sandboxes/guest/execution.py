@@ -7,11 +7,13 @@ import signal
 import time
 
 from whet.sandboxes.guest.child import become, execute, run_source
-from whet.sandboxes.guest.files import MAX_FILES, Files
+from whet.sandboxes.guest.files import MAX_FILES, Files, measure
 from whet.sandboxes.guest.frames import Answer, Config, Link, Request
+from whet.sandboxes.guest.landlock import build
 from whet.sandboxes.guest.processes import descendants, proportional, resident, sweep
 
 TICK = 0.02
+MEASURE_EVERY = 12  # ticks, where the workspace is a plain folder
 FLOOD = 16  # an execution that writes this many times its cap is killed
 
 
@@ -56,19 +58,30 @@ class Capture:
         )
 
 
+class Keeper:
+    """What the zygote holds: the socket, how to behave, the workspace, and the rule set of its guests."""
+
+    def __init__(self, link: Link, config: Config) -> None:
+        self.link, self.config = link, config
+        self.files = Files(config["work"])
+        self.rules = None if config["domain"] is None else build(config["domain"])
+
+
 class Execution:
     """One guest program from fork to the last of its processes."""
 
-    def __init__(self, link: Link, config: Config, files: Files, request: Request, stdin: bytes) -> None:
-        self.link, self.config, self.files, self.request, self.stdin = link, config, files, request, memoryview(stdin)
+    def __init__(self, keeper: Keeper, request: Request, stdin: bytes) -> None:
+        self.keeper, self.config = keeper, keeper.config
+        self.request, self.stdin = request, memoryview(stdin)
         self.status = ""
         self.detail = ""
         self.feeding = False
+        self.ticks = 0
         self.started = time.monotonic()
         self.deadline = self.started + request["timeout"]
 
     def run(self) -> tuple[Answer, bytes]:
-        cwd = self.files.folder(self.request["cwd"])
+        cwd = self.keeper.files.folder(self.request["cwd"])
         self.open_pipes()
         try:
             pid = self.fork(cwd)
@@ -100,7 +113,7 @@ class Execution:
             raise RuntimeError(f"the box cannot fork: {error.strerror}") from error
         if pid == 0:
             try:
-                become(self.config, self.theirs, cwd)
+                become(self.config, self.keeper.rules, self.theirs, cwd)
             except BaseException as error:  # the box is broken, which is no result of the guest
                 os.write(self.alarm[1], repr(error).encode())
                 os._exit(125)
@@ -127,7 +140,7 @@ class Execution:
         for fd in (pidfd, *(capture.fd for capture in self.captures)):
             poll.register(fd, select.POLLIN)
         if self.request["id"] >= 0:  # the box's own housekeeping is not cancelled
-            poll.register(self.link.sock.fileno(), select.POLLIN)
+            poll.register(self.keeper.link.sock.fileno(), select.POLLIN)
         self.feed(poll)
         tick = self.started + TICK
         try:
@@ -143,7 +156,7 @@ class Execution:
                     tick = time.monotonic() + TICK
         finally:
             os.close(pidfd)
-            ended = sweep(pid, everything=self.config["sweep"] == "all")
+            ended = sweep(pid)
         return ended
 
     def handle(self, ready: dict[int, int], poll: select.poll) -> bool:
@@ -156,7 +169,7 @@ class Execution:
                     poll.unregister(capture.fd)
                 if capture.total > FLOOD * capture.cap:
                     self.stop("output_limit", f"{capture.total} bytes written, {capture.cap} are kept")
-        if self.link.sock.fileno() in ready and self.link.cancelled(self.request["id"]):
+        if self.keeper.link.sock.fileno() in ready and self.keeper.link.cancelled(self.request["id"]):
             self.stop("timeout", "cancelled")
             return True
         return False
@@ -188,14 +201,23 @@ class Execution:
             self.stop("oom", f"more than {limits['memory_bytes']} bytes of memory")
         if len(pids) > limits["processes"]:
             self.stop("signal", f"more than {limits['processes']} processes")
+        self.ticks += 1
+        if self.ticks % MEASURE_EVERY == 0:
+            self.measure()
         for folder in self.config["tmpfs"]:
             space = os.statvfs(folder)
             if space.f_files - space.f_ffree > MAX_FILES:
                 self.stop("disk_full", f"more than {MAX_FILES} files in {folder}")
 
+    def measure(self) -> None:
+        if over := measure(self.config["quota"], self.config["limits"]["work_bytes"]):
+            self.stop("disk_full", over)
+
     def answer(self, code: int, usage: resource.struct_rusage) -> tuple[Answer, bytes]:
         ended = os.waitstatus_to_exitcode(code)
         killed = -ended if ended < 0 else None
+        if not self.status:
+            self.measure()
         if not self.status:
             self.judge(ended, usage)
         out, err = (capture.bytes() for capture in self.captures)

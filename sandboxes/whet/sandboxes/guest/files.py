@@ -99,6 +99,26 @@ class Files:
                 os.close(fd)
 
 
+def measure(folders: list[str], limit: int) -> str:
+    """Returns why a workspace that no file system bounds is too large, or the empty string."""
+    todo, total, count = list(folders), 0, 0
+    while todo:
+        try:
+            with os.scandir(todo.pop()) as entries:
+                for entry in entries:
+                    total += entry.stat(follow_symlinks=False).st_blocks * 512
+                    count += 1
+                    if entry.is_dir(follow_symlinks=False):
+                        todo.append(entry.path)
+        except FileNotFoundError:
+            continue  # it was removed meanwhile
+        except OSError as error:
+            return f"a folder that cannot be measured: {error.strerror}"
+        if total > limit or count > MAX_FILES:
+            return f"{total} bytes in {count} files; {limit} bytes and {MAX_FILES} files are allowed"
+    return ""
+
+
 def relative(path: str) -> str:
     """Returns a path below the workspace; ``/work/x`` and ``x`` are the same file."""
     if path == "/work" or path.startswith("/work/"):

@@ -23,17 +23,28 @@ class Limits(TypedDict):
     output_bytes: int
 
 
-class Config(TypedDict):
-    """``sweep``: ``all`` kills by one signal to everything in reach, ``tree`` walks the descendants.
+class Domain(TypedDict):
+    """What a Landlock domain leaves: paths to read and execute, paths to write, and TCP sockets or none."""
 
-    ``domain`` is the descriptor of a Landlock rule set for guests, ``tmpfs`` the folders whose space is watched,
-    ``other_processes`` what RLIMIT_NPROC counts beside the guests, ``path`` goes to the front of ``sys.path``.
+    read: list[str]
+    write: list[str]
+    sockets: bool
+
+
+class Config(TypedDict):
+    """How the zygote behaves; ``work`` is the folder of the workspace.
+
+    ``keeper_domain`` confines the zygote, ``domain`` its guests further; ``filter`` is a BPF program in hexadecimal.
+    ``tmpfs`` are file systems whose space is watched, ``quota`` plain folders that are measured instead.
+    ``other_processes`` is what RLIMIT_NPROC counts beside the guests, ``path`` goes to the front of ``sys.path``.
     """
 
     work: str
-    sweep: str
-    domain: int | None
+    domain: Domain | None
+    keeper_domain: Domain | None
+    filter: str
     tmpfs: list[str]
+    quota: list[str]
     other_processes: int
     path: list[str]
     limits: Limits

@@ -4,7 +4,7 @@ import contextlib
 import os
 import resource
 import signal
-import time
+from collections.abc import Iterable
 
 
 def descendants() -> list[int]:
@@ -48,27 +48,40 @@ def proportional(pids: list[int]) -> int:
     return total * 1024
 
 
-def kill(everything: bool) -> None:
-    """In a box of its own one signal reaches all at once; elsewhere the tree is walked."""
-    for target in [-1] if everything else descendants():
+def kill_all() -> None:
+    """Kills every other process of the box.
+
+    -1 means every process of the user, the host's included, unless this is process 1 of a namespace of its own: that is
+    asked of the kernel here and taken from no configuration. Elsewhere the tree below is stopped until nothing new
+    appears in it, so that it cannot outrun us, and then killed.
+    """
+    if os.getpid() == 1:
+        _signal([-1], signal.SIGKILL)
+        return
+    stopped: set[int] = set()
+    while new := set(descendants()) - stopped:
+        _signal(new, signal.SIGSTOP)
+        stopped |= new
+    _signal(stopped, signal.SIGKILL)
+
+
+def _signal(targets: Iterable[int], number: signal.Signals) -> None:
+    for target in targets:
         with contextlib.suppress(ProcessLookupError):
-            os.kill(target, signal.SIGKILL)
+            os.kill(target, number)
 
 
-def sweep(pid: int, *, everything: bool) -> tuple[int, resource.struct_rusage]:
+def sweep(pid: int) -> tuple[int, resource.struct_rusage]:
     """Kills every process of the box but this one and reaps them. Returns how ``pid`` ended."""
     ended: tuple[int, resource.struct_rusage] | None = None
     while True:
-        kill(everything)
-        try:
+        kill_all()
+        with contextlib.suppress(ChildProcessError):
             while True:
-                got, status, usage = os.wait4(-1, 0 if everything else os.WNOHANG)
+                got, status, usage = os.wait4(-1, 0)
                 if got == pid:
                     ended = status, usage
-                if got == 0:
-                    time.sleep(0.001)
-                    break
-        except ChildProcessError:
-            if ended is None:
-                raise
+        if ended is None:
+            raise RuntimeError(f"process {pid} was reaped by somebody else")
+        if os.getpid() == 1 or not descendants():
             return ended

@@ -15,22 +15,22 @@ import sys
 import tarfile
 from collections.abc import Callable
 
-from whet.sandboxes.guest.execution import Execution
-from whet.sandboxes.guest.files import Files, pack, relative, unpack
+from whet.sandboxes.guest.execution import Execution, Keeper
+from whet.sandboxes.guest.files import pack, relative, unpack
 from whet.sandboxes.guest.frames import Answer, Config, Ended, Incoming, Link, Outgoing, Refused, Request
+from whet.sandboxes.guest.landlock import build, enter, filter_system_calls
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 4, 36
 
 
-class Zygote:
+class Zygote(Keeper):
     """Answers requests one after the other until the socket ends."""
 
     def __init__(self, link: Link, config: Config) -> None:
-        self.link, self.config = link, config
-        self.files = Files(config["work"])
+        super().__init__(link, config)
         self.operations: dict[str, Callable[[Request, bytes], tuple[Answer, bytes]]] = {
-            "exec": lambda request, body: Execution(self.link, self.config, self.files, request, body).run(),
+            "exec": lambda request, body: Execution(self, request, body).run(),
             "read": self.read,
             "write": self.write,
             "list": self.list,
@@ -93,15 +93,19 @@ class Zygote:
         """Empties the workspace with the box's own tools: they cope with any depth and any mode."""
         argv = ["/bin/sh", "-c", "chmod -R u+rwX . ; find . -mindepth 1 -delete"]
         request: Request = {"id": -1, "argv": argv, "env": dict(os.environ), "cwd": ".", "timeout": 60.0}
-        header, output = Execution(self.link, self.config, self.files, request, b"").run()
+        header, output = Execution(self, request, b"").run()
         if header["status"] != "ok":
             raise Refused(f"the workspace could not be emptied: {output.decode(errors='replace').strip()}")
 
 
 def prepare(config: Config) -> None:
     """Makes this process the keeper: unreadable to the guest, and the parent of whatever is orphaned."""
-    if config["sweep"] == "all" and os.getpid() != 1 and config.get("domain") is None:
-        raise SystemExit("neither process 1 of a namespace nor confined: it would kill every process of this user")
+    if os.getuid() == 0:
+        raise SystemExit("a guest may not run as root, not even as the root of a namespace")
+    if config["keeper_domain"] is not None:
+        enter(build(config["keeper_domain"]))
+    if config["filter"]:
+        filter_system_calls(bytes.fromhex(config["filter"]))
     LIBC.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     LIBC.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -1,0 +1,104 @@
+"""Starting a zygote: the socket, the in-memory files a launcher is handed, and where its complaints go."""
+
+import os
+import socket
+import subprocess
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from whet.core.errors import SandboxError
+from whet.sandboxes.channel import Channel
+from whet.sandboxes.guest import program
+from whet.sandboxes.sandbox import Limits
+
+__all__ = ["Started", "memory_file", "start", "zygote_argv", "zygote_limits"]
+
+
+class Started(msgspec.Struct):
+    """A started box: its outermost process, its socket, and what its zygote and its guests must know.
+
+    ``adopt`` runs when the zygote answered and no guest has run; ``ooms`` counts the kernel's kills for want of memory.
+    """
+
+    process: "subprocess.Popen[bytes]"
+    channel: Channel
+    config: dict[str, object]
+    env: dict[str, str]
+    said: int
+    adopt: Callable[["Started"], None] = lambda started: None
+    ooms: Callable[[], int] = lambda: 0
+    cleanup: Callable[[], None] = lambda: None
+
+    def complaint(self) -> str:
+        """Returns the last line that the box's own programs wrote, or the empty string."""
+        lines = os.pread(self.said, 1 << 16, 0).decode("utf-8", "replace").strip().splitlines()
+        return lines[-1] if lines else ""
+
+    def release(self) -> None:
+        """Lets go of what the owner holds for the box; once, after its process was waited for."""
+        os.close(self.said)
+        self.cleanup()
+
+    def discard(self) -> None:
+        """Ends what nobody waits for any more."""
+        self.channel.close()
+        self.process.kill()
+        self.process.wait()
+        self.release()
+
+
+def start(
+    argv: Callable[[int], list[str]],
+    config: dict[str, object],
+    env: dict[str, str],
+    *,
+    files: Sequence[int] = (),
+    cwd: str = "/",
+    process_env: dict[str, str] | None = None,
+) -> Started:
+    """Starts ``argv(descriptor of the box's end of the socket)``; ``files`` are handed down and closed here.
+
+    Raises:
+        SandboxError: the program could not be executed.
+    """
+    ours, theirs = socket.socketpair()
+    said = os.memfd_create("said")
+    try:
+        process = subprocess.Popen(
+            argv(theirs.fileno()),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=said,
+            pass_fds=[theirs.fileno(), *files],
+            cwd=cwd,
+            env=process_env,
+        )
+    except OSError as error:
+        ours.close()
+        os.close(said)
+        raise SandboxError(f"the sandbox could not be started: {error}") from error
+    finally:
+        theirs.close()
+        for fd in files:
+            os.close(fd)
+    return Started(process, Channel(ours), config, env, said)
+
+
+def zygote_argv(python: str, fd: int) -> list[str]:
+    """Returns the command that runs the zygote on a socket."""
+    return [python, "-I", "-S", "-c", program(), str(fd)]
+
+
+def zygote_limits(limits: Limits) -> dict[str, object]:
+    """Returns the part of the limits that the zygote keeps."""
+    names = ("cpu_seconds", "memory_bytes", "processes", "open_files", "work_bytes", "output_bytes")
+    return {name: getattr(limits, name) for name in names}
+
+
+def memory_file(data: bytes) -> int:
+    """Returns a descriptor of an unnamed file with this content."""
+    fd = os.memfd_create("whet")
+    os.write(fd, data)
+    os.lseek(fd, 0, os.SEEK_SET)
+    return fd
