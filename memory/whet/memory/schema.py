@@ -75,8 +75,12 @@ metadata = MetaData(
 )
 
 
-def _text(name: str, *, null: bool = False) -> Column[str]:
-    return Column(name, Text, nullable=null)
+_TEXT = Text().with_variant(Text(collation="C"), "postgresql")
+"""Text that sorts by its bytes in both databases, so that the beginning of an id is a range of the index."""
+
+
+def _text(name: str, *, null: bool = False, key: bool = False) -> Column[str]:
+    return Column(name, _TEXT, nullable=null, primary_key=key)
 
 
 def _int(name: str, *, null: bool = False) -> Column[int]:
@@ -92,8 +96,8 @@ def _records(name: str, *items: SchemaItem) -> Table:
     return Table(
         name,
         metadata,
-        Column("scope", Text, primary_key=True),
-        Column("id", Text, primary_key=True),
+        _text("scope", key=True),
+        _text("id", key=True),
         *items,
         _text("digest"),
         _text("body", null=True),
@@ -275,7 +279,7 @@ budget_events = _records(
 blobs = Table(
     "blobs",
     metadata,
-    Column("digest", Text, primary_key=True),
+    _text("digest", key=True),
     _int("size"),
     Column("data", LargeBinary, nullable=False),
 )
@@ -284,9 +288,9 @@ blobs = Table(
 policy_trees = Table(
     "policy_trees",
     metadata,
-    Column("policy", Text, primary_key=True),
-    Column("path", Text, primary_key=True),
-    Column("blob", Text, ForeignKey("blobs.digest"), nullable=False),
+    _text("policy", key=True),
+    _text("path", key=True),
+    Column("blob", _TEXT, ForeignKey("blobs.digest"), nullable=False),
     Index(None, "blob"),
 )
 """The files of each policy; the digest of a policy names exactly its tree. The empty policy has no row."""
@@ -294,8 +298,8 @@ policy_trees = Table(
 policy_tags = Table(
     "policy_tags",
     metadata,
-    Column("scope", Text, primary_key=True),
-    Column("name", Text, primary_key=True),
+    _text("scope", key=True),
+    _text("name", key=True),
     _text("policy"),
     _int("at"),
 )
@@ -303,7 +307,7 @@ policy_tags = Table(
 policy_heads = Table(
     "policy_heads",
     metadata,
-    Column("scope", Text, primary_key=True),
+    _text("scope", key=True),
     _text("policy"),
     _text("promotion_id"),
     _int("at"),
@@ -315,11 +319,11 @@ policy_heads = Table(
 lineage = Table(
     "lineage",
     metadata,
-    Column("scope", Text, primary_key=True),
-    Column("source", Text, primary_key=True),
+    _text("scope", key=True),
+    _text("source", key=True),
     Column("version", BigInteger, primary_key=True),
-    Column("relation", Text, primary_key=True),
-    Column("target", Text, primary_key=True),
+    _text("relation", key=True),
+    _text("target", key=True),
     _text("kind"),
     Index(None, "scope", "target"),
 )
@@ -353,7 +357,7 @@ be forgotten. ``batch`` is the first change of the same ``put``: they are undone
 quarantine = Table(
     "quarantine",
     metadata,
-    Column("id", Text, primary_key=True),
+    _text("id", key=True),
     _text("scope"),
     _text("source"),
     _text("format"),
@@ -383,18 +387,18 @@ index_outbox = Table(
 index_state = Table(
     "index_state",
     metadata,
-    Column("scope", Text, primary_key=True),
-    Column("name", Text, primary_key=True),
+    _text("scope", key=True),
+    _text("name", key=True),
     _text("value"),
 )
 
 vectors = Table(
     "vectors",
     metadata,
-    Column("scope", Text, primary_key=True),
-    Column("lesson_id", Text, primary_key=True),
+    _text("scope", key=True),
+    _text("lesson_id", key=True),
     Column("version", BigInteger, primary_key=True),
-    Column("part", Text, primary_key=True),
+    _text("part", key=True),
     _text("embedder"),
     Column("data", LargeBinary, nullable=False),
 )
@@ -405,9 +409,9 @@ vectors = Table(
 checkpoints = Table(
     "checkpoints",
     metadata,
-    Column("thread_id", Text, primary_key=True),
-    Column("namespace", Text, primary_key=True),
-    Column("id", Text, primary_key=True),
+    _text("thread_id", key=True),
+    _text("namespace", key=True),
+    _text("id", key=True),
     _text("parent_id", null=True),
     _text("run_id"),
     _text("type"),
@@ -419,10 +423,10 @@ checkpoints = Table(
 checkpoint_values = Table(
     "checkpoint_values",
     metadata,
-    Column("thread_id", Text, primary_key=True),
-    Column("namespace", Text, primary_key=True),
-    Column("channel", Text, primary_key=True),
-    Column("version", Text, primary_key=True),
+    _text("thread_id", key=True),
+    _text("namespace", key=True),
+    _text("channel", key=True),
+    _text("version", key=True),
     _text("type"),
     Column("data", LargeBinary, nullable=False),
 )
@@ -431,10 +435,10 @@ checkpoint_values = Table(
 checkpoint_writes = Table(
     "checkpoint_writes",
     metadata,
-    Column("thread_id", Text, primary_key=True),
-    Column("namespace", Text, primary_key=True),
-    Column("checkpoint_id", Text, primary_key=True),
-    Column("task_id", Text, primary_key=True),
+    _text("thread_id", key=True),
+    _text("namespace", key=True),
+    _text("checkpoint_id", key=True),
+    _text("task_id", key=True),
     Column("idx", Integer, primary_key=True),
     _text("task_path"),
     _text("channel"),
