@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal, Self, TypeAlias
 import msgspec
 from langchain_core.tools import BaseTool
 
-from whet.agents.briefing import brief
+from whet.agents.briefing import Briefing, brief
 from whet.agents.execution import Durability, Event, Execution, RunResult, Token
 from whet.agents.graphs import Graph, GraphLike, find_graph
 from whet.agents.knobs import Knob, resolve_knobs
@@ -24,12 +24,13 @@ from whet.agents.resources import Resources, SandboxLike
 from whet.agents.runtime import AgentContext, Criticise, Verify
 from whet.agents.tools import Function, Tool, open_skill, toolbox
 from whet.agents.trace import ListRecorder, Trace
-from whet.core import Budget, Critique, Json, Message, Policy, Run, Step, Task, Use, UserError, Verdict, digest
+from whet.core import Budget, Critique, Json, Message, Policy, Run, Step, Task, UserError, Verdict, digest
 from whet.core.models import Budgeted, Model, load_model
 from whet.feedback import verify_all
 from whet.sandboxes import SandboxSpec
 
 if TYPE_CHECKING:
+    from whet.agents.playback import Playback
     from whet.memory import Memory
 
 __all__ = ["Agent", "Purpose", "RunResult", "Token"]
@@ -128,7 +129,7 @@ class Agent:
         given = as_task(task)
         async with self.resources:
             current = policy or await self._current_policy()
-            knobs = self.knobs(current)
+            self.knobs(current)
             run = Run(
                 task_id=given.id,
                 agent=self.name,
@@ -139,7 +140,7 @@ class Agent:
                 tags=tuple(tags),
                 scope=given.scope,
             )
-            return await (await self._begin(given, run, current, knobs, budget, listener)).start()
+            return await (await self.begin(given, run, current, budget=budget, listener=listener)).start()
 
     def run(self, task: Task | str, *, seed: int = 0, budget: Budget | None = None) -> RunResult:
         """Returns the result of one run, for programs that are not asynchronous: ``asyncio.run`` around ``arun``.
@@ -186,67 +187,85 @@ class Agent:
             UserError: the agent has no memory, is another one than the run's, or the run has no checkpoint.
         """
         async with self.resources:
-            memory = self._memory("resume a run")
+            memory = self.memory_for("resume a run")
             run = await memory.get(Run, run_id)
-            self._refuse_another(run)
+            self.refuse_another(run)
             task, policy = await memory.get(Task, run.task_id), await memory.policies.get(run.policy)
             first = await memory.count(Step, where={"run_id": run.id})
-            execution = await self._begin(task, run, policy, self.knobs(policy), budget, None, first=first)
-            return await execution.resume(answer)
+            return await (await self.begin(task, run, policy, budget=budget, first=first)).resume(answer)
 
-    def _refuse_another(self, run: Run) -> None:
-        mine = {"agent": self.name, "model": self.model.name, "graph": self.graph.name}
-        theirs = {"agent": run.agent, "model": run.model, "graph": run.meta.get("graph", self.graph.name)}
+    def refuse_another(self, run: Run, *, model: bool = True) -> None:
+        """Raises ``UserError`` when another agent made the run, or one with another model where that matters."""
+        mine = {"agent": self.name, "graph": self.graph.name, "model": self.model.name if model else run.model}
+        theirs = {"agent": run.agent, "graph": run.meta.get("graph", self.graph.name), "model": run.model}
         if different := [key for key in mine if mine[key] != theirs[key]]:
             said = ", ".join(f"{key} {theirs[key]!r} (this agent: {mine[key]!r})" for key in different)
-            raise UserError(f"run {run.id!r} was made by another agent: {said}; resume it with the same one")
+            raise UserError(f"run {run.id!r} was made by another agent: {said}; use the same one")
 
-    async def _begin(
+    async def begin(
         self,
         task: Task,
         run: Run,
         policy: Policy,
-        knobs: dict[str, int | float],
-        budget: Budget | None,
-        listener: "Callable[[Event], None] | None",
         *,
+        budget: Budget | None = None,
+        listener: "Callable[[Event], None] | None" = None,
         first: int = 0,
+        playback: "Playback | None" = None,
     ) -> Execution:
-        """Returns the run bound to all that it needs; a run that is resumed keeps the system message it began with."""
-        memory = self.resources.memory
-        recorder = ListRecorder() if memory is None else memory.recorder
-        system = run.meta.get("system")
-        uses: tuple[Use, ...] = ()
-        if not isinstance(system, str):
-            rate = 0.0 if run.purpose == "gate" else float(knobs["withhold_rate"])
-            briefing = await brief(
-                policy, task, run, memory, recall=int(knobs["recall_k"]), withhold_rate=rate, can_open=bool(self.tools)
-            )
-            system, uses = briefing.system, briefing.uses
-            run = msgspec.structs.replace(run, meta={**run.meta, "graph": self.graph.name, "system": system})
-        trace = Trace(recorder, run, first=first, listener=listener)
-        for use in uses:
-            trace.put(use)
+        """Returns the run bound to all that it needs, for ``start`` or ``resume``; the agent has to be entered.
+
+        A run that was briefed before (it is resumed or replayed) is told what it was told then.
+
+        Raises:
+            UserError: the policy does not fit the agent.
+        """
+        memory, knobs = self.resources.memory, self.knobs(policy)
+        briefing = await self._brief(task, run, policy, knobs)
+        run = msgspec.structs.replace(
+            run,
+            status="running",
+            ended_at=None,
+            meta={**run.meta, "graph": self.graph.name, "system": briefing.system},
+        )
+        trace = Trace(ListRecorder() if memory is None else memory.recorder, run, first=first, listener=listener)
         context = AgentContext(
             task=task,
-            run=msgspec.structs.replace(run, status="running", ended_at=None),
+            run=run,
             bounded=self.model if budget is None else Budgeted(self.model, budget),
             policy=policy,
             knobs=knobs,
-            system_message=system,
+            system_message=briefing.system,
             recorder=GraphRecorder(trace, budget=budget),
             tools={**self.tools, **toolbox([open_skill])} if self.tools and policy.skill_names() else self.tools,
             open_sandbox=self.resources.workspace,
             verifier=self._verify or self._verify_by_task,
             critic=self._critique or _criticise,
         )
+        if playback is not None:
+            playback.attach(context)
         return Execution(
             graph=self.graph,
             context=context,
             memory=memory,
+            uses=briefing.uses,
             durability=self.durability,
             budget=budget,
             listener=listener,
+            playback=playback,
+        )
+
+    async def _brief(self, task: Task, run: Run, policy: Policy, knobs: dict[str, int | float]) -> Briefing:
+        if isinstance(told := run.meta.get("system"), str):
+            return Briefing(system=told)
+        return await brief(
+            policy,
+            task,
+            run,
+            self.resources.memory,
+            recall=int(knobs["recall_k"]),
+            withhold_rate=0.0 if run.purpose == "gate" else float(knobs["withhold_rate"]),
+            can_open=bool(self.tools),
         )
 
     async def _current_policy(self) -> Policy:
@@ -254,7 +273,12 @@ class Agent:
             return self.policy
         return Policy() if self.resources.memory is None else await self.resources.memory.policies.head()
 
-    def _memory(self, purpose: str) -> "Memory":
+    def memory_for(self, purpose: str) -> "Memory":
+        """Returns the open memory.
+
+        Raises:
+            UserError: the agent has none, and so cannot do this.
+        """
         if self.resources.memory is None:
             raise UserError(f"without a memory the agent cannot {purpose}; make it with Agent(…, memory='.whet')")
         return self.resources.memory

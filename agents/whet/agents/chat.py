@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
+from langchain_core.caches import BaseCache
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
 from langchain_core.language_models.base import LangSmithParams
@@ -32,6 +33,8 @@ __all__ = ["AgentChatModel"]
 
 class AgentChatModel(BaseChatModel):
     """Asks the model of the agent that runs the graph, under its policy's temperature, its budget and its seed."""
+
+    cache: BaseCache | bool | None = False
 
     @property
     def _llm_type(self) -> str:

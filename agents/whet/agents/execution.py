@@ -2,10 +2,12 @@
 
 import asyncio
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import msgspec
+from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import BaseMessage
 from langchain_core.runnables import RunnableConfig
 from langgraph.types import Command, StateSnapshot
@@ -14,9 +16,23 @@ from whet.agents.graphs import Graph
 from whet.agents.recording import Compiled, describe_error
 from whet.agents.runtime import AgentContext, enter_context
 from whet.agents.states import to_json
-from whet.core import Budget, BudgetError, Critique, Interrupted, Json, Run, RunStatus, Step, UserError, Verdict, now_ms
+from whet.core import (
+    Budget,
+    BudgetError,
+    Critique,
+    Interrupted,
+    Json,
+    Run,
+    RunStatus,
+    Step,
+    Use,
+    UserError,
+    Verdict,
+    now_ms,
+)
 
 if TYPE_CHECKING:
+    from whet.agents.playback import Playback
     from whet.memory import Memory
 
 __all__ = ["Event", "Execution", "RunResult", "Token"]
@@ -69,9 +85,11 @@ class Execution:
     graph: Graph
     context: AgentContext
     memory: "Memory | None" = None
+    uses: tuple[Use, ...] = ()
     durability: Durability = "exit"
     budget: Budget | None = None
     listener: "Callable[[Event], None] | None" = None
+    playback: "Playback | None" = None
 
     async def start(self) -> RunResult:
         """Returns the result of the run, begun at the graph's entry."""
@@ -105,7 +123,8 @@ class Execution:
     async def _run(self, given: Callable[[], object]) -> RunResult:
         """Drives, judges and records; even a cancelled run's record is durable before the caller hears of it."""
         enter_context(self.context)
-        self.context.recorder.trace.put(self.context.run)
+        for record in (self.context.run, *self.uses):
+            self.context.recorder.trace.put(record)
         try:
             result = await self._judged(*await self._drive(given))
         except BaseException as error:
@@ -129,11 +148,10 @@ class Execution:
 
     async def _in_time(self, given: object) -> object:
         """Returns the final state; a graph that asks no model ends with the budget's deadline all the same."""
-        if self.budget is None:
-            return await self._invoke(given)
-        with self.budget.reserve():
+        budget = self.budget or Budget()
+        with budget.reserve(), nullcontext() if self.playback is None else self.playback.answering():
             try:
-                async with asyncio.timeout(self.budget.remaining.seconds) as deadline:
+                async with asyncio.timeout(budget.remaining.seconds) as deadline:
                     return await self._invoke(given)
             except TimeoutError as error:
                 if not deadline.expired():
@@ -178,10 +196,13 @@ class Execution:
         return compiled.copy({"checkpointer": self.memory.checkpointer})
 
     def _config(self) -> RunnableConfig:
-        config = RunnableConfig(callbacks=[self.context.recorder], configurable={"thread_id": self.context.run.id})
+        config = RunnableConfig(callbacks=self._callbacks(), configurable={"thread_id": self.context.run.id})
         if self.graph.native:
             config["recursion_limit"] = _RECURSION_LIMIT
         return config
+
+    def _callbacks(self) -> list[BaseCallbackHandler]:
+        return [self.context.recorder] if self.playback is None else [self.context.recorder, self.playback.guard()]
 
     async def _invoke(self, given: object) -> object:
         bound = self._bound()

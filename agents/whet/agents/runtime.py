@@ -19,7 +19,7 @@ from typing import Protocol, TypeAlias, TypeVar
 import msgspec
 from langchain_core.runnables.config import var_child_runnable_config
 
-from whet.agents.recording import GraphRecorder, current_run_id, describe_error
+from whet.agents.recording import GraphRecorder, Place, current_run_id, describe_error
 from whet.core import (
     Completion,
     Critique,
@@ -39,6 +39,7 @@ from whet.core import (
     UserError,
     Verdict,
     VerdictGiven,
+    digest,
     new_id,
 )
 from whet.core.models import Model
@@ -49,6 +50,8 @@ __all__ = ["AgentContext", "Criticise", "OpenSandbox", "Tool", "Verify", "curren
 Verify: TypeAlias = Callable[[Task, Run], Sequence[Verdict] | Awaitable[Sequence[Verdict]]]
 Criticise: TypeAlias = Callable[[Task, Run, Sequence[Verdict]], Sequence[Critique] | Awaitable[Sequence[Critique]]]
 OpenSandbox: TypeAlias = Callable[[], AbstractAsyncContextManager[Sandbox]]
+
+Rerun: TypeAlias = Callable[["AgentContext", "Tool", ToolCall], Awaitable[ToolResult]]
 
 T = TypeVar("T")
 _current: ContextVar["AgentContext"] = ContextVar("whet_agent_context")
@@ -116,6 +119,7 @@ class AgentContext:
     open_sandbox: OpenSandbox | None = None
     verifier: Verify | None = None
     critic: Criticise | None = None
+    rerun: Rerun | None = None
     attempts: "dict[str | None, asyncio.Future[tuple[Verdict, ...]]]" = field(default_factory=dict)
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
     calls: int = 0
@@ -147,9 +151,13 @@ class AgentContext:
         system = [Message(role="system", content=self.system_message)] if self.system_message else []
         return [*system, *self.task.messages]
 
+    def here(self) -> Place:
+        """Returns the node that is running, and its step."""
+        return self.recorder.place(current_run_id(var_child_runnable_config.get()))
+
     def record(self, body: StepBody) -> Step:
         """Records a step under the node that is running, and returns it."""
-        place = self.recorder.place(current_run_id(var_child_runnable_config.get()))
+        place = self.here()
         return self.recorder.trace.record(body, node=place.node, parent_id=place.step_id)
 
     def sampling(self, sample: int | None = None) -> Sampling:
@@ -179,7 +187,7 @@ class AgentContext:
             problem = f"there is no tool {call.name!r}; the tools are {known}"
             result = ToolResult(call=call, content="", error=problem, trust="trusted")
         else:
-            result = await tool.run(self, call)
+            result = await (tool.run(self, call) if self.rerun is None else self.rerun(self, tool, call))
         self.record(result)
         content = result.content if result.error is None else f"error: {result.error}"
         return Message(role="tool", content=content, tool_call_id=call.id, name=call.name)
@@ -219,19 +227,19 @@ class AgentContext:
             return await self._judge(answer, 0)
         judged = await self.attempts[answer]
         final = tuple(msgspec.structs.replace(verdict, id=new_id(), repetition=0) for verdict in judged)
-        return self._give(final)
+        return self._give(answer, final)
 
     async def _judge(self, answer: str | None, number: int) -> tuple[Verdict, ...]:
         if self.verifier is None:
             return ()
         run = msgspec.structs.replace(self.run, answer=answer, status="done")
-        found = await _result(self.verifier(self.task, run))
-        return self._give(tuple(msgspec.structs.replace(v, repetition=number, scope=run.scope) for v in found))
+        found = await as_list(self.verifier(self.task, run))
+        return self._give(answer, tuple(msgspec.structs.replace(v, repetition=number, scope=run.scope) for v in found))
 
-    def _give(self, verdicts: tuple[Verdict, ...]) -> tuple[Verdict, ...]:
+    def _give(self, answer: str | None, verdicts: tuple[Verdict, ...]) -> tuple[Verdict, ...]:
         for verdict in verdicts:
             self.recorder.trace.put(verdict)
-            self.record(VerdictGiven(verdict_id=verdict.id))
+            self.record(VerdictGiven(verdict_id=verdict.id, answer=digest(answer or "")))
         return verdicts
 
     async def critique(self, answer: str | None, verdicts: Sequence[Verdict]) -> tuple[Critique, ...]:
@@ -239,11 +247,11 @@ class AgentContext:
         if self.critic is None:
             return ()
         run = msgspec.structs.replace(self.run, answer=answer)
-        found = await _result(self.critic(self.task, run, verdicts))
+        found = await as_list(self.critic(self.task, run, verdicts))
         critiques = tuple(msgspec.structs.replace(critique, scope=run.scope) for critique in found)
         for critique in critiques:
             self.recorder.trace.put(critique)
-            self.record(CritiqueGiven(critique_id=critique.id))
+            self.record(CritiqueGiven(critique_id=critique.id, answer=digest(answer or "")))
         return critiques
 
     async def close(self) -> None:
@@ -271,5 +279,11 @@ def enter_context(context: AgentContext) -> None:
     _current.set(context)
 
 
-async def _result(value: "Sequence[T] | Awaitable[Sequence[T]]") -> "Sequence[T]":
+def current_node() -> str:
+    """Returns the path of the node around the caller, the empty text where there is none."""
+    return current_context().here().node
+
+
+async def as_list(value: "Sequence[T] | Awaitable[Sequence[T]]") -> "Sequence[T]":
+    """Returns what a synchronous or asynchronous function gave."""
     return await value if inspect.isawaitable(value) else value

@@ -48,7 +48,10 @@ Function: TypeAlias = Callable[..., object]
 
 @dataclass(frozen=True)
 class FunctionTool:
-    """A function as a tool. ``seconds`` is how long a call may take before the model is told that it timed out."""
+    """A function as a tool. ``seconds`` is how long a call may take before the model is told that it timed out.
+
+    A tool that acts ``in_sandbox`` only may be run again to rebuild the workspace of a run that is forked.
+    """
 
     spec: ToolSpec
     function: Function
@@ -56,6 +59,7 @@ class FunctionTool:
     context_parameter: str | None = None
     trust: Trust = "tainted"
     seconds: float = 120.0
+    in_sandbox: bool = False
 
     async def run(self, context: AgentContext, call: ToolCall) -> ToolResult:
         """Returns what the tool returned, or the error that the model is told."""
@@ -133,9 +137,13 @@ def _wrong_arguments(error: ValidationError) -> str:
 @overload
 def tool(function: Function) -> FunctionTool: ...
 @overload
-def tool(*, trust: Trust = ..., seconds: float = ...) -> Callable[[Function], FunctionTool]: ...
+def tool(*, trust: Trust = ..., seconds: float = ..., in_sandbox: bool = ...) -> Callable[[Function], FunctionTool]: ...
 def tool(
-    function: Function | None = None, *, trust: Trust = "tainted", seconds: float = 120.0
+    function: Function | None = None,
+    *,
+    trust: Trust = "tainted",
+    seconds: float = 120.0,
+    in_sandbox: bool = False,
 ) -> FunctionTool | Callable[[Function], FunctionTool]:
     """Makes a function a tool, synchronous (it runs in a thread) or not.
 
@@ -143,11 +151,13 @@ def tool(
         UserError: the function has no docstring, or a parameter without an annotation.
     """
     if function is None:
-        return lambda function: tool_of(function, trust=trust, seconds=seconds)
-    return tool_of(function, trust=trust, seconds=seconds)
+        return lambda function: tool_of(function, trust=trust, seconds=seconds, in_sandbox=in_sandbox)
+    return tool_of(function, trust=trust, seconds=seconds, in_sandbox=in_sandbox)
 
 
-def tool_of(function: Function, *, trust: Trust = "tainted", seconds: float = 120.0) -> FunctionTool:
+def tool_of(
+    function: Function, *, trust: Trust = "tainted", seconds: float = 120.0, in_sandbox: bool = False
+) -> FunctionTool:
     """Returns the function as a tool."""
     name = function.__name__
     description = inspect.getdoc(function)
@@ -166,7 +176,7 @@ def tool_of(function: Function, *, trust: Trust = "tainted", seconds: float = 12
         fields[parameter.name] = (hints[parameter.name], default)
     arguments = create_model(name, __config__=ConfigDict(extra="forbid"), **fields)
     spec = ToolSpec(name=name, description=description, parameters=_schema(arguments))
-    return FunctionTool(spec, function, arguments, context_parameter, trust, seconds)
+    return FunctionTool(spec, function, arguments, context_parameter, trust, seconds, in_sandbox)
 
 
 def _schema(arguments: type[BaseModel]) -> dict[str, Json]:
@@ -221,7 +231,7 @@ def describe_execution(result: ExecResult) -> str:
     return "\n".join(part for part in parts if part)
 
 
-@tool
+@tool(in_sandbox=True)
 async def shell(command: str, context: AgentContext) -> str:
     """Run a command with /bin/sh in the workspace /work. There is no network. Returns its output and exit code."""
     box = await context.sandbox()
@@ -230,7 +240,7 @@ async def shell(command: str, context: AgentContext) -> str:
     return describe_execution(result)
 
 
-@tool
+@tool(in_sandbox=True)
 async def python(code: str, context: AgentContext) -> str:
     """Run a Python program in the workspace /work; print what you want to see. Returns its output and exit code."""
     box = await context.sandbox()

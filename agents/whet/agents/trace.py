@@ -8,20 +8,19 @@ A recorder is anything with ``record(record)``; ``ListRecorder`` keeps the recor
 
 import asyncio
 import threading
-from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
-from whet.core import ModelCall, Record, Run, Step, StepBody, Usage
+from whet.core import ModelCall, Record, Run, Step, StepBody
 
 __all__ = ["ListRecorder", "Recorder", "Trace"]
 
 
 class Recorder(Protocol):
-    """Takes records in the order they happened. What it returns (a future, say) may be ignored."""
+    """Takes records in the order they happened, from any thread. What it returns (a receipt, say) may be ignored."""
 
     def record(self, record: Record) -> object:
-        """Queues the record; cheap, and called in the thread of the event loop only."""
+        """Queues the record; cheap."""
         ...
 
 
@@ -37,7 +36,10 @@ class ListRecorder:
 
 
 class Trace:
-    """The steps of one run. ``first`` is the number of steps an earlier process already recorded for it."""
+    """The steps of one run. ``first`` is the number of steps an earlier process already recorded for it.
+
+    ``usage`` adds up what the model calls used; ``listener`` hears of each step, in the loop that made the trace.
+    """
 
     def __init__(
         self,
@@ -52,48 +54,22 @@ class Trace:
         self.count = first
         self._recorder = recorder
         self._listener = listener
-        self._waiting: deque[Record] = deque()
+        self._loop = None if listener is None else asyncio.get_running_loop()
         self._lock = threading.Lock()
-        self._thread = threading.get_ident()
-        self._loop = _running_loop()
 
     def record(self, body: StepBody, *, node: str = "", parent_id: str | None = None) -> Step:
         """Returns the recorded step. Safe in any thread: a synchronous node runs in one of its own."""
         with self._lock:
             step = Step(run_id=self.run.id, seq=self.count, node=node, parent_id=parent_id, body=body)
+            self._recorder.record(step)
             self.count += 1
             if type(body) is ModelCall and body.completion is not None:
                 self.usage += body.completion.usage
-            self._waiting.append(step)
-        self._schedule()
+        if self._listener is not None and self._loop is not None:
+            self._loop.call_soon_threadsafe(self._listener, step)
         return step
 
     def put(self, record: Record) -> None:
         """Records something else of the run (a verdict, a critique, a use), in order with its steps."""
-        self._waiting.append(record)
-        self._schedule()
-
-    def spend(self, usage: Usage) -> None:
-        """Adds usage that no step carries."""
         with self._lock:
-            self.usage += usage
-
-    def _schedule(self) -> None:
-        if self._loop is None or threading.get_ident() == self._thread:
-            self._drain()
-        else:
-            self._loop.call_soon_threadsafe(self._drain)
-
-    def _drain(self) -> None:
-        while self._waiting:
-            record = self._waiting.popleft()
             self._recorder.record(record)
-            if self._listener is not None and isinstance(record, Step):
-                self._listener(record)
-
-
-def _running_loop() -> asyncio.AbstractEventLoop | None:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None

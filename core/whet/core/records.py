@@ -248,7 +248,7 @@ class Body(Record, frozen=True, kw_only=True, tag_field="kind"):
 
 
 class NodeStarted(Body, frozen=True, kw_only=True, tag="node_started"):
-    """A graph node began. ``input`` is its state as JSON where it can be encoded."""
+    """A graph node began. ``input`` is what is new in its state, as JSON: changed keys, and items added to lists."""
 
     input: Json = None
 
@@ -288,15 +288,17 @@ class Execution(Body, frozen=True, kw_only=True, tag="execution"):
 
 
 class VerdictGiven(Body, frozen=True, kw_only=True, tag="verdict"):
-    """A verdict was reached inside the run."""
+    """A verdict was reached inside the run; ``answer`` is the digest of the answer it judges."""
 
     verdict_id: str
+    answer: str = ""
 
 
 class CritiqueGiven(Body, frozen=True, kw_only=True, tag="critique"):
-    """A critique was given inside the run."""
+    """A critique was given inside the run; ``answer`` is the digest of the answer it is about."""
 
     critique_id: str
+    answer: str = ""
 
 
 class HumanEdit(Body, frozen=True, kw_only=True, tag="edit"):

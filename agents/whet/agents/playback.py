@@ -1,0 +1,207 @@
+"""What a recorded run got from outside, given again: answers of models, results of tools, verdicts, critiques.
+
+    playback = await Playback.read(memory, run)                 # a replay: what is not on the record is refused
+    playback = await Playback.read(memory, run, before=12)      # a fork: what came before step 12, then live
+
+A model call is found by its content in a replay. In a fork it is found by its node and order, since under another
+policy the same call has another content.
+"""
+
+from collections import defaultdict, deque
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Self
+
+import msgspec
+from langchain_core.callbacks import BaseCallbackHandler
+
+from whet.agents.langchain_playback import ReplayGuard, answering
+from whet.agents.runtime import AgentContext, Criticise, Tool, Verify, as_list, current_node
+from whet.agents.tools import FunctionTool
+from whet.core import (
+    Completion,
+    Critique,
+    CritiqueGiven,
+    Message,
+    ModelCall,
+    ModelError,
+    RefusedError,
+    Run,
+    Sampling,
+    Step,
+    Task,
+    ToolCall,
+    ToolResult,
+    ToolSpec,
+    Usage,
+    Verdict,
+    VerdictGiven,
+    digest,
+    encode,
+    new_id,
+)
+from whet.core.models import Model
+
+if TYPE_CHECKING:
+    from whet.memory import Memory
+
+__all__ = ["Playback"]
+
+
+class Playback:
+    """The record of a run as something to run against. ``live`` says what happens at a miss: go on, or refuse."""
+
+    def __init__(
+        self, run: Run, steps: Sequence[Step], verdicts: Sequence[Verdict], critiques: Sequence[Critique], *, live: bool
+    ) -> None:
+        self.run = run
+        self.live = live
+        self._calls: dict[str, deque[ModelCall]] = defaultdict(deque)
+        self._said: dict[str, deque[ModelCall]] = defaultdict(deque)
+        self.answered = 0
+        self._results: dict[tuple[str, str], deque[ToolResult]] = defaultdict(deque)
+        self._verdicts: dict[str, list[Verdict]] = defaultdict(list)
+        self._critiques: dict[str, list[Critique]] = defaultdict(list)
+        said = {verdict.id: verdict for verdict in verdicts}
+        explained = {critique.id: critique for critique in critiques}
+        for step in steps:
+            match step.body:
+                case ModelCall() as call:
+                    self._calls[step.node if live else call_key(call.messages, call.tools, call.sampling)].append(call)
+                    self._said[call_key(call.messages)].append(call)
+                case ToolResult() as result:
+                    self._results[result.call.name, result.call.arguments].append(result)
+                case VerdictGiven(verdict_id=id, answer=answer) if id in said:
+                    self._verdicts[answer].append(said[id])
+                case CritiqueGiven(critique_id=id, answer=answer) if id in explained:
+                    self._critiques[answer].append(explained[id])
+
+    @classmethod
+    async def read(cls, memory: "Memory", run: Run, *, before: int | None = None) -> Self:
+        """Returns the playback of a run's steps, or of those before a step (by its ``seq``)."""
+        steps = sorted(await memory.find(Step, where={"run_id": run.id}), key=lambda step: step.seq)
+        verdicts = await memory.find(Verdict, where={"run_id": run.id})
+        critiques = await memory.find(Critique, where={"run_id": run.id})
+        kept = steps if before is None else [step for step in steps if step.seq < before]
+        return cls(run, kept, verdicts, critiques, live=before is not None)
+
+    def complete(
+        self, messages: Sequence[Message], tools: Sequence[ToolSpec], sampling: Sampling, node: str
+    ) -> Completion | None:
+        """Returns the recorded answer at no cost, or ``None`` where a fork goes on live.
+
+        Raises:
+            ModelError: the recorded call failed; or a replay asks for what is not on the record.
+        """
+        return self._take(self._calls[node if self.live else call_key(messages, tools, sampling)], messages)
+
+    def complete_langchain(self, messages: Sequence[Message], node: str) -> Completion | None:
+        """Returns the recorded answer to a LangChain model's messages, as ``complete`` does."""
+        found = self._take(self._calls[node] if self.live else self._said[call_key(messages)], messages)
+        self.answered += found is not None
+        return found
+
+    def _take(self, waiting: deque[ModelCall], messages: Sequence[Message]) -> Completion | None:
+        if not waiting:
+            if self.live:
+                return None
+            last = messages[-1].content[:200] if messages else ""
+            raise ModelError(
+                f"run {self.run.id!r} never asked this of its model (the last message is {last!r}): the graph has "
+                "changed since, or is not deterministic; fork the run to go on live",
+                failure="invalid",
+            )
+        call = waiting.popleft()
+        if call.completion is None:
+            raise ModelError(call.error or "the recorded call has no answer")
+        return msgspec.structs.replace(call.completion, usage=Usage())
+
+    def attach(self, context: AgentContext) -> None:
+        """Puts the record between a run and what is outside of it."""
+        context.bounded = PlaybackModel(self, context.bounded)
+        context.rerun = self.tool
+        context.verifier = None if context.verifier is None else self.verifier(context.verifier)
+        context.critic = None if context.critic is None else self.critic(context.critic)
+
+    def answering(self) -> AbstractContextManager[None]:
+        """Returns a block in which LangChain's own models answer from the record."""
+        return answering(self)
+
+    def guard(self) -> BaseCallbackHandler:
+        """Returns the LangChain handler that refuses what cannot be replayed."""
+        return ReplayGuard(self)
+
+    async def tool(self, context: AgentContext, tool: Tool, call: ToolCall) -> ToolResult:
+        """Returns the recorded result of a tool; what acts in the sandbox is run as well in a fork, for its effects.
+
+        Raises:
+            RefusedError: a replay calls a tool that the recorded run did not.
+        """
+        waiting = self._results[call.name, call.arguments]
+        if waiting:
+            recorded = waiting.popleft()
+            if self.live and isinstance(tool, FunctionTool) and tool.in_sandbox:
+                await tool.run(context, call)
+            return msgspec.structs.replace(recorded, call=call)
+        if not self.live:
+            raise RefusedError(f"run {self.run.id!r} never called {call.name!r} with these arguments; fork it instead")
+        return await tool.run(context, call)
+
+    def verifier(self, live: Verify) -> Verify:
+        """Returns what gives the recorded verdicts on an answer, and asks ``live`` on an answer never judged."""
+
+        async def verify(task: Task, run: Run) -> list[Verdict]:
+            recorded = self._verdicts[digest(run.answer or "")]
+            if not recorded:
+                return list(await as_list(live(task, run)))
+            latest = {verdict.verifier: verdict for verdict in recorded}
+            return [msgspec.structs.replace(verdict, id=new_id(), run_id=run.id) for verdict in latest.values()]
+
+        return verify
+
+    def critic(self, live: Criticise) -> Criticise:
+        """Returns what gives the recorded critiques of an answer, and asks ``live`` on one never criticised."""
+
+        async def criticise(task: Task, run: Run, verdicts: Sequence[Verdict]) -> list[Critique]:
+            recorded = self._critiques[digest(run.answer or "")]
+            if not recorded:
+                return list(await as_list(live(task, run, verdicts)))
+            ids = tuple(verdict.id for verdict in verdicts)
+            texts = {critique.text: critique for critique in recorded}
+            return [
+                msgspec.structs.replace(critique, id=new_id(), run_id=run.id, verdict_ids=ids)
+                for critique in texts.values()
+            ]
+
+        return criticise
+
+
+class PlaybackModel:
+    """A model that answers from a playback. Only a fork that is past the record reaches the live model."""
+
+    def __init__(self, playback: Playback, live: Model) -> None:
+        self._playback = playback
+        self._live = live
+
+    @property
+    def name(self) -> str:
+        """The name of the live model; in a replay, of the recorded one."""
+        return self._live.name if self._playback.live else self._playback.run.model
+
+    async def complete(
+        self, messages: Sequence[Message], *, tools: Sequence[ToolSpec] = (), sampling: Sampling = Sampling()
+    ) -> Completion:
+        """Returns the recorded answer, or the live model's.
+
+        Raises:
+            ModelError: as recorded, or the call is not on the record of a replay.
+        """
+        recorded = self._playback.complete(messages, tools, sampling, current_node())
+        if recorded is not None:
+            return recorded
+        return await self._live.complete(messages, tools=tools, sampling=sampling)
+
+
+def call_key(messages: Sequence[Message], tools: Sequence[ToolSpec] = (), sampling: Sampling | None = None) -> str:
+    """Returns the digest of what a model was asked."""
+    return digest(encode([tuple(messages), tuple(tools), sampling]))
