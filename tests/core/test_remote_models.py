@@ -254,11 +254,12 @@ async def test_no_more_than_the_limit_run_at_once(kind: str) -> None:
     assert server.most_at_once == 2
 
 
-def test_a_model_serves_one_loop_after_the_other() -> None:
-    with OpenAIServer(["one", "two"]) as server:
-        model = remote("openai", server)
-        texts = [asyncio.run(_text(model)) for _ in range(2)]
-    assert texts == ["one", "two"]
+@both
+def test_a_model_serves_one_loop_after_the_other(kind: str) -> None:
+    numbers = [str(number) for number in range(20)]
+    with OpenAIServer(numbers) as server:
+        model = remote(kind, server)
+        assert [asyncio.run(_text(model)) for _ in numbers] == numbers
 
 
 async def _text(model: Model) -> str:

@@ -8,6 +8,7 @@ Prices come from the list inside the LiteLLM package; nothing is downloaded and 
 
 import asyncio
 import functools
+import logging
 import math
 import os
 import time
@@ -18,6 +19,7 @@ from typing import Any
 import msgspec
 
 from whet.core.errors import ModelError, UserError
+from whet.core.loops import PerLoop
 from whet.core.models.backoff import Backoff
 from whet.core.models.chat import chat_request, read_response
 from whet.core.models.failures import model_errors
@@ -27,6 +29,10 @@ from whet.core.records import Completion, Json, Message, Sampling, ToolSpec
 __all__ = ["LiteLLMModel"]
 
 
+# Retries are this module's. Tools are plain tools: LiteLLM's way round by MCP needs a package that it does not bring.
+_SETTINGS = {"num_retries": 0, "_skip_mcp_handler": True}
+
+
 @functools.cache
 def _litellm() -> ModuleType:
     # Set before the import: a price list is fetched and .env files are read while it runs, unless these say no.
@@ -34,9 +40,26 @@ def _litellm() -> ModuleType:
     os.environ.setdefault("LITELLM_MODE", "PRODUCTION")
     import litellm
 
-    litellm.telemetry = False
     litellm.suppress_debug_info = True  # its hints go to stdout, which belongs to data
+    logging.getLogger("LiteLLM").setLevel(logging.ERROR)
     return litellm
+
+
+def _loop_suffix() -> str:
+    return f"-{id(asyncio.get_running_loop())}"
+
+
+async def _close_clients(suffix: str) -> None:
+    """Closes the clients that LiteLLM keeps for a loop that ends.
+
+    LiteLLM files them under the id of the loop, which a later loop may have again: a stale client would serve it.
+    """
+    cache = _litellm().in_memory_llm_clients_cache.cache_dict
+    for key in [key for key in cache if key.endswith(suffix)]:
+        await cache.pop(key).close()
+
+
+_clients = PerLoop(open=_loop_suffix, close=_close_clients)
 
 
 class LiteLLMModel:
@@ -95,6 +118,7 @@ class LiteLLMModel:
             logprobs=sampling.logprobs and "logprobs" in self._takes,
         )
         body = chat_request(messages, tools, sampling)
+        await _clients.get()
         started = time.monotonic()
         response = await self._backoff.run(lambda: self._ask(body), again=lambda e: e.transient and not e.billed)
         data = response.model_dump_json()
@@ -108,7 +132,7 @@ class LiteLLMModel:
             with model_errors(self.name):
                 async with asyncio.timeout(self._timeout):
                     return await _litellm().acompletion(
-                        model=self.model, **body, **self._params, timeout=self._timeout, num_retries=0
+                        model=self.model, **body, **self._params, **_SETTINGS, timeout=self._timeout
                     )
         except TimeoutError as error:
             message = f"{self.name!r} gave no answer within {self._timeout:g} seconds; raise timeout="

@@ -9,14 +9,14 @@ From a vLLM server the completion carries token ids and logprobs when the sampli
 import asyncio
 import os
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from weakref import WeakKeyDictionary
+from collections.abc import Mapping, Sequence
 
 import httpx
 import msgspec
 import openai
 
 from whet.core.errors import ModelError, UserError
+from whet.core.loops import PerLoop
 from whet.core.models.backoff import Backoff
 from whet.core.models.chat import chat_request, read_response
 from whet.core.models.failures import model_errors
@@ -62,11 +62,7 @@ class OpenAIModel:
         self._backoff = Backoff(attempts=attempts)
         self._token_ids = token_ids
         self._params = dict(params or {})
-        # Connections belong to an event loop, and a notebook starts a loop per call.
-        self._clients: WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncGenerator[openai.AsyncOpenAI]] = (
-            WeakKeyDictionary()
-        )
-        self._open: WeakKeyDictionary[asyncio.AbstractEventLoop, openai.AsyncOpenAI] = WeakKeyDictionary()
+        self._clients = PerLoop(open=self._open, close=openai.AsyncOpenAI.close)
 
     @property
     def name(self) -> str:
@@ -86,7 +82,7 @@ class OpenAIModel:
         Raises:
             ModelError: the server cannot be reached, refuses, is too slow or answers what is no completion.
         """
-        client = await self._client()
+        client = await self._clients.get()
         body = chat_request(messages, tools, sampling) | self._params
         if self.base_url is None and "max_tokens" in body:
             body["max_completion_tokens"] = body.pop("max_tokens")
@@ -123,17 +119,5 @@ class OpenAIModel:
                 return False
         return any(model.owned_by == "vllm" for model in listed.data)
 
-    async def _client(self) -> openai.AsyncOpenAI:
-        loop = asyncio.get_running_loop()
-        if loop not in self._open:
-            self._clients[loop] = self._hold()
-            self._open[loop] = await anext(self._clients[loop])
-        return self._open[loop]
-
-    async def _hold(self) -> AsyncGenerator[openai.AsyncOpenAI]:
-        """Yields a client. A loop ends its open generators before it closes, and so closes the connections."""
-        client = openai.AsyncOpenAI(api_key=self._api_key, base_url=self.base_url, timeout=self._timeout, max_retries=0)
-        try:
-            yield client
-        finally:
-            await client.close()
+    def _open(self) -> openai.AsyncOpenAI:
+        return openai.AsyncOpenAI(api_key=self._api_key, base_url=self.base_url, timeout=self._timeout, max_retries=0)

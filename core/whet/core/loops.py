@@ -1,0 +1,42 @@
+"""Resources that belong to an event loop (connections, mostly) and are closed with it.
+
+clients = PerLoop(open=make_client, close=lambda client: client.aclose())
+client = await clients.get()            # this loop's; a notebook or a sync entry starts a loop per call
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import Generic, TypeVar
+from weakref import WeakKeyDictionary
+
+__all__ = ["PerLoop"]
+
+T = TypeVar("T")
+
+
+class PerLoop(Generic[T]):
+    """Opens a resource when a loop first asks for it, and closes it when that loop ends.
+
+    ``asyncio.run`` and every runner end the open async generators of their loop before they close it; each resource
+    is held by one. A loop that is closed by hand without that leaves its resource to the garbage collector.
+    """
+
+    def __init__(self, *, open: Callable[[], T], close: Callable[[T], Awaitable[None]]) -> None:
+        self._open = open
+        self._close = close
+        self._held: WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[T, AsyncGenerator[T]]] = WeakKeyDictionary()
+
+    async def get(self) -> T:
+        """Returns the running loop's resource."""
+        loop = asyncio.get_running_loop()
+        if loop not in self._held:
+            holder = self._hold()
+            self._held[loop] = (await anext(holder), holder)
+        return self._held[loop][0]
+
+    async def _hold(self) -> AsyncGenerator[T]:
+        resource = self._open()
+        try:
+            yield resource
+        finally:
+            await self._close(resource)
