@@ -7,12 +7,14 @@ async with await open_sandbox() as box:
 assert result.stdout == "42\\n"
 """
 
+from whet.sandboxes.doctor import BackendReport, doctor
 from whet.sandboxes.fake import FakeSandbox
 from whet.sandboxes.ladder import open_sandbox
 from whet.sandboxes.pool import SandboxPool
 from whet.sandboxes.sandbox import Limits, Sandbox, SandboxBackend, SandboxSpec, Snapshot, Tier
 
 __all__ = [
+    "BackendReport",
     "FakeSandbox",
     "Limits",
     "Sandbox",
@@ -21,5 +23,6 @@ __all__ = [
     "SandboxSpec",
     "Snapshot",
     "Tier",
+    "doctor",
     "open_sandbox",
 ]
