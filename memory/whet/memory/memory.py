@@ -5,6 +5,7 @@ async with await Memory.open(".whet") as memory:
     runs = await memory.find(Run, where={"task_id": task.id})
 """
 
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Self, TypeVar, cast
 
 from sqlalchemy import Connection, text
 
-from whet.core import Record, UserError
+from whet.core import LessonKind, LessonStatus, Record, UserError
 from whet.memory.blobs import read_blob, write_blobs
 from whet.memory.changes import Change
 from whet.memory.kinds import kind_of
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
     from whet.memory.checkpoint import Checkpointer
 
     from whet.memory.embedders import Embedder
+    from whet.memory.index import Index
+    from whet.memory.policies import PolicyHistory
+    from whet.memory.recall import Recall, Recalled
+    from whet.memory.worth import Worth
 
 __all__ = ["Memory"]
 
@@ -173,6 +178,54 @@ class Memory:
             StoreError: the database does not understand it, or it tries to write.
         """
         return await self.store.read(lambda connection: _query(connection, sql))
+
+    # --- what is learned --------------------------------------------------------------------------------------------
+
+    async def recall(
+        self,
+        query: str,
+        *,
+        k: int = 8,
+        kinds: Sequence[LessonKind] | None = None,
+        statuses: Sequence[LessonStatus] = ("active",),
+        explain: bool = False,
+    ) -> "list[Recalled]":
+        """Returns up to ``k`` lessons for a task's text, best first; none where nothing has to do with it.
+
+        By meaning and by words, proven ones first, no two alike; how is in ``whet.memory.recall``. Where the embedder
+        cannot be reached, words alone decide.
+
+        Raises:
+            RefusedError: the index was made by another embedder.
+        """
+        return await self._recall.find(query, k=k, kinds=kinds, statuses=statuses, explain=explain)
+
+    async def worth(self, item: str) -> "Worth":
+        """Returns what showing a lesson (its id) or a skill (``skill:NAME``) is worth, measured against withholding it."""
+        from whet.memory.worth import worths
+
+        return (await self.store.read(lambda connection: worths(connection, self.scope, [item])))[item]
+
+    @cached_property
+    def policies(self) -> "PolicyHistory":
+        """The history of policies: log, show, diff, blame, tag, rollback."""
+        from whet.memory.policies import PolicyHistory
+
+        return PolicyHistory(self.store, self.scope)
+
+    @cached_property
+    def index(self) -> "Index":
+        """The derived index behind ``recall``: status, verify, rebuild."""
+        from whet.memory.embedders import HashedNgrams
+        from whet.memory.index import Index
+
+        return Index(self.store, self._embedder or HashedNgrams())
+
+    @cached_property
+    def _recall(self) -> "Recall":
+        from whet.memory.recall import Recall
+
+        return Recall(self.store, self.index)
 
     # --- the rest ---------------------------------------------------------------------------------------------------
 

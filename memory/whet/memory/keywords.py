@@ -1,0 +1,99 @@
+"""Keyword search over lessons: BM25 of SQLite's FTS5, or PostgreSQL's full text, by the same call.
+
+    hits = Keywords().rows(connection, scope, "sort a list in place", limit=50, statuses=("active",))
+    [(row, score), …]                 # row of the table lessons, higher scores are better
+
+Common words find nothing worth finding and cost the most, so the rarest words of a query are asked for, any of them.
+"""
+
+from collections.abc import Sequence
+
+from sqlalchemy import BindParameter, Connection, RowMapping, bindparam, text
+
+from whet.memory.embedders import is_common, words
+
+__all__ = ["Keywords"]
+
+TERMS = 16
+"""Words of a query that are looked for."""
+POSTINGS = 3000
+"""Entries of the index that a query may touch; its rarest words are taken until they have that many."""
+
+_SQLITE = """
+    SELECT f.rowid AS row, -bm25(lessons_fts, 1.0, 1.5, 1.0) AS score
+    FROM lessons_fts AS f JOIN lessons AS l ON l.row = f.rowid
+    WHERE lessons_fts MATCH :query AND l.scope = :scope AND l.valid_to IS NULL AND l.status IN :statuses{kinds}
+    ORDER BY score DESC LIMIT :limit
+"""
+_POSTGRESQL = """
+    SELECT l.row AS row, ts_rank_cd(to_tsvector('english', l.text || ' ' || l.applies_when || ' ' || l.task_text), q, 1)
+        AS score
+    FROM lessons AS l, to_tsquery('english', :query) AS q
+    WHERE to_tsvector('english', l.text || ' ' || l.applies_when || ' ' || l.task_text) @@ q
+        AND l.scope = :scope AND l.valid_to IS NULL AND l.status IN :statuses{kinds}
+    ORDER BY score DESC LIMIT :limit
+"""
+_COUNT = text("SELECT count(*) FROM (SELECT 1 FROM lessons_fts WHERE lessons_fts MATCH :term LIMIT :limit)")
+_REMEMBERED = 20_000
+
+
+class Keywords:
+    """Keyword search; remembers which words are common."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, int] = {}
+
+    def rows(
+        self,
+        connection: Connection,
+        scope: str,
+        query: str,
+        *,
+        limit: int,
+        statuses: Sequence[str],
+        kinds: Sequence[str] | None = None,
+    ) -> list[tuple[int, float]]:
+        """Returns (row, score) of the lessons in force that have a word of the query, best first."""
+        sqlite = connection.dialect.name == "sqlite"
+        terms = self._terms(connection, query) if sqlite else _candidates(query)
+        if not terms:
+            return []
+        asked = " OR ".join(f'"{term}"' for term in terms) if sqlite else " | ".join(f"'{term}'" for term in terms)
+        template = _SQLITE if sqlite else _POSTGRESQL
+        statement = text(template.format(kinds=" AND l.kind IN :kinds" if kinds is not None else ""))
+        values: dict[str, object] = {"query": asked, "scope": scope, "limit": limit, "statuses": list(statuses)}
+        binds: list[BindParameter[object]] = [bindparam("statuses", expanding=True)]
+        if kinds is not None:
+            values["kinds"] = list(kinds)
+            binds.append(bindparam("kinds", expanding=True))
+        found: Sequence[RowMapping] = connection.execute(statement.bindparams(*binds), values).mappings().all()
+        return [(line["row"], float(line["score"])) for line in found]
+
+    def _terms(self, connection: Connection, query: str) -> list[str]:
+        """Returns the rarest words of the query, at least one."""
+        counts = {term: self._count(connection, term) for term in _candidates(query)}
+        chosen: list[str] = []
+        postings = 0
+        for term in sorted(counts, key=lambda term: counts[term]):
+            postings += counts[term]
+            if chosen and (postings > POSTINGS or len(chosen) == TERMS):
+                break
+            chosen.append(term)
+        return chosen
+
+    def _count(self, connection: Connection, term: str) -> int:
+        """Returns in how many versions of lessons a word occurs, counted up to the number that matters."""
+        if term not in self._counts:
+            found = connection.scalar(_COUNT, {"term": f'"{term}"', "limit": POSTINGS + 1}) or 0
+            if len(self._counts) >= _REMEMBERED:
+                self._counts.clear()
+            if found > POSTINGS:  # a word that is common stays common; a rare one is cheap to count again
+                self._counts[term] = found
+            return found
+        return self._counts[term]
+
+
+def _candidates(query: str) -> list[str]:
+    """Returns the distinct words worth asking for, in order; all of them where none is."""
+    found = list(dict.fromkeys(words(query)))
+    return [word for word in found if not is_common(word)] or found

@@ -1,0 +1,210 @@
+"""Recall: lessons for a task, by meaning and by words, proven ones first, no two alike.
+
+    for found in await memory.recall("sort a list in place", k=5, explain=True):
+        print(found.score, found.lesson.text, found.parts)
+
+The scope and the status filter first. Three rankings are fused by reciprocal rank (Cormack et al. 2009, k = 60): cosine to
+the lesson's own text, cosine to the task it came from, and BM25; a hit of any one of them survives. To that come what
+the lesson has been proven to be worth (the bound of its interval nearest to zero) and a little for being recent. The best
+of it are chosen by maximal marginal relevance (Carbonell and Goldstein 1998), so that the same thing is not said twice.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+from sqlalchemy import Connection, select
+
+from whet.core import Lesson, LessonKind, LessonStatus, ModelError, Record
+from whet.memory import schema
+from whet.memory.embedders import Vectors
+from whet.memory.index import PARTS, Index, labels_of
+from whet.memory.keywords import Keywords
+from whet.memory.store import Store
+from whet.memory.worth import worths
+
+__all__ = ["Recall", "Recalled"]
+
+RANK = 60
+"""The constant of reciprocal rank fusion."""
+WORTH = 2.0
+"""A lesson proven to be worth everything counts like the first hit of this many rankings."""
+RECENT = 0.1
+"""What being the most recent counts, against being the first hit of a ranking."""
+RELEVANCE = 0.8
+"""How much relevance counts against being unlike what was chosen already."""
+_RANKINGS = 3
+_FETCH = 5
+_AT_LEAST = 24
+
+
+class Recalled(Record, frozen=True, kw_only=True):
+    """A lesson that was found. A score of 1 is the first hit of every ranking.
+
+    With ``explain``, ``parts`` has the shares of the score (``text``, ``task``, ``keywords``, ``worth``, ``recency``) and
+    what they follow from (``cosine_text``, ``cosine_task``, ``bm25``).
+    """
+
+    lesson: Lesson
+    score: float
+    parts: dict[str, float] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    query: str
+    k: int
+    statuses: tuple[LessonStatus, ...]
+    kinds: tuple[LessonKind, ...] | None
+    explain: bool
+
+    @property
+    def fetch(self) -> int:
+        """How many hits of each ranking are looked at."""
+        return max(_FETCH * self.k, _AT_LEAST)
+
+
+class Recall:
+    """Finds lessons of one scope."""
+
+    def __init__(self, store: Store, index: Index) -> None:
+        self._store, self._index = store, index
+        self._keywords = Keywords()
+
+    async def find(
+        self,
+        query: str,
+        *,
+        k: int = 8,
+        kinds: Sequence[LessonKind] | None = None,
+        statuses: Sequence[LessonStatus] = ("active",),
+        explain: bool = False,
+    ) -> list[Recalled]:
+        """Returns up to ``k`` lessons for a query, best first; none where nothing has to do with it.
+
+        Where the embedder cannot be reached, words alone decide.
+
+        Raises:
+            RefusedError: the index was made by another embedder.
+        """
+        request = _Request(query, k, tuple(statuses), None if kinds is None else tuple(kinds), explain)
+        if not query.strip() or k < 1:
+            return []
+        vector = await self._embed(query)
+        found, pending = await self._store.read(lambda connection: self._find(connection, request, vector))
+        if pending and vector is not None and not self._store.read_only and await self._caught_up():
+            found, _ = await self._store.read(lambda connection: self._find(connection, request, vector))
+        return found
+
+    async def _embed(self, query: str) -> Vectors | None:
+        try:
+            vectors = await self._index.embedder.embed([query])
+        except ModelError:
+            return None
+        vector: Vectors = vectors[0]
+        return vector
+
+    async def _caught_up(self) -> bool:
+        try:
+            return await self._index.refresh() > 0
+        except ModelError:
+            return False
+
+    def _find(
+        self, connection: Connection, request: _Request, vector: Vectors | None
+    ) -> tuple[list[Recalled], list[str]]:
+        pending = self._index.follow(connection)
+        hits = self._nearest(request, vector)
+        hits["keywords"] = self._keywords.rows(
+            connection,
+            self._store.scope,
+            request.query,
+            limit=request.fetch,
+            statuses=request.statuses,
+            kinds=request.kinds,
+        )
+        fused = _fuse(hits)
+        pool = sorted(fused, key=lambda row: -sum(fused[row].values()))[: request.fetch]
+        lessons = _lessons(connection, pool)
+        rows = [row for row in pool if row in lessons]
+        worth = worths(connection, self._store.scope, [lessons[row].id for row in rows])
+        recent = sorted(rows, key=lambda row: -lessons[row].valid_from)
+        for rank, row in enumerate(recent, start=1):
+            fused[row]["worth"] = worth[lessons[row].id].proven * WORTH / _RANKINGS
+            fused[row]["recency"] = RECENT * _share(rank)
+        scores = {row: sum(fused[row].values()) for row in rows}
+        chosen = _diverse(scores, self._text_vectors(rows), request.k)
+        raw = _raw(hits) if request.explain else {}
+        return [
+            Recalled(
+                lesson=lessons[row],
+                score=scores[row],
+                parts={**fused[row], **raw.get(row, {})} if request.explain else {},
+            )
+            for row in chosen
+        ], pending
+
+    def _nearest(self, request: _Request, vector: Vectors | None) -> dict[str, list[tuple[int, float]]]:
+        if vector is None or not vector.any():
+            return {}
+        allowed = labels_of(request.statuses, request.kinds)
+        floor = self._index.embedder.floor
+        with self._index.lock:
+            return {part: self._index.tables[part].search(vector, request.fetch, allowed, floor) for part in PARTS}
+
+    def _text_vectors(self, rows: Sequence[int]) -> Vectors:
+        """Returns the vectors of the lessons' own texts, (rows, dims); zeros where there is none yet."""
+        table = self._index.tables["text"]
+        empty = np.zeros(self._index.embedder.dims, dtype=np.float32)
+        with self._index.lock:
+            found = [table.vector(row) for row in rows]
+            return np.stack([empty, *(empty if each is None else each for each in found)])[1:]
+
+
+def _share(rank: int) -> float:
+    """Returns what a rank (from 1) in one ranking adds to the score."""
+    return (RANK + 1) / (RANK + rank) / _RANKINGS
+
+
+def _fuse(hits: dict[str, list[tuple[int, float]]]) -> dict[int, dict[str, float]]:
+    """Returns by row the share of each ranking that has it."""
+    fused: dict[int, dict[str, float]] = {}
+    for name, ranking in hits.items():
+        for rank, (row, _) in enumerate(ranking, start=1):
+            fused.setdefault(row, {})[name] = _share(rank)
+    return fused
+
+
+def _raw(hits: dict[str, list[tuple[int, float]]]) -> dict[int, dict[str, float]]:
+    names = {"text": "cosine_text", "task": "cosine_task", "keywords": "bm25"}
+    found: dict[int, dict[str, float]] = {}
+    for name, ranking in hits.items():
+        for row, value in ranking:
+            found.setdefault(row, {})[names[name]] = value
+    return found
+
+
+def _lessons(connection: Connection, rows: Sequence[int]) -> dict[int, Lesson]:
+    table, blobs = schema.lessons, schema.blobs
+    blob = table.outerjoin(blobs, (blobs.c.digest == table.c.digest) & table.c.body.is_(None))
+    query = select(table.c.row, table.c.body, blobs.c.data).select_from(blob).where(table.c.row.in_(rows))
+    return {row: msgspec.json.decode(body or data, type=Lesson) for row, body, data in connection.execute(query)}
+
+
+def _diverse(scores: dict[int, float], vectors: Vectors, k: int) -> list[int]:
+    """Returns up to ``k`` rows by maximal marginal relevance; ``vectors`` in the order of ``scores``."""
+    rows, values = list(scores), np.array(list(scores.values()))
+    if not rows:
+        return []
+    relevance = values / max(float(np.abs(values).max()), 1e-9)
+    alike = np.zeros(len(rows))
+    open_ = np.ones(len(rows), dtype=bool)
+    chosen: list[int] = []
+    for _ in range(min(k, len(rows))):
+        gain = np.where(open_, RELEVANCE * relevance - (1 - RELEVANCE) * alike, -np.inf)
+        best = int(gain.argmax())
+        chosen.append(rows[best])
+        open_[best] = False
+        alike = np.maximum(alike, vectors @ vectors[best])
+    return chosen

@@ -1,0 +1,151 @@
+"""Nearest neighbours in memory: exact NumPy search, and inverted lists over it where a table is large and asked often.
+
+    table = VectorTable(dims=384)
+    table.put(keys, labels, vectors)                 # integer keys, small integer labels to filter by, unit vectors
+    table.search(query, k=10, allowed={0, 2})        # [(key, cosine), …], best first
+
+The lists (Jégou et al. 2011, without the compression) only choose which rows are compared; every cosine that is
+returned is exact. Rows that came after the lists were built are always compared.
+"""
+
+from collections.abc import Collection
+
+import numpy as np
+from numpy.typing import NDArray
+
+from whet.memory.embedders import Vectors
+
+__all__ = ["VectorTable"]
+
+LISTS_FROM = 20_000
+"""Rows from which lists pay: below, the exact product takes about two milliseconds."""
+ASKED_FROM = 16
+"""Queries after which a table is worth a build; a one-shot command never pays for one."""
+PROBES = 16
+_GONE = -1
+_CHUNK = 8192
+
+
+class VectorTable:
+    """Unit vectors by integer key, with a label each. Not safe for use by several threads at once."""
+
+    def __init__(self, dims: int) -> None:
+        self._keys = np.empty(0, dtype=np.int64)
+        self._labels = np.empty(0, dtype=np.int16)
+        self._rows = np.empty((0, dims), dtype=np.float32)
+        self._size = 0
+        self._where: dict[int, int] = {}
+        self._centroids: Vectors | None = None
+        self._starts: NDArray[np.int64] = np.empty(0, dtype=np.int64)
+        self._asked = 0
+
+    def __len__(self) -> int:
+        return len(self._where)
+
+    def __contains__(self, key: int) -> bool:
+        return key in self._where
+
+    def put(self, keys: NDArray[np.int64], labels: NDArray[np.int16], rows: Vectors) -> None:
+        """Adds rows, or replaces those of known keys."""
+        self.remove(keys.tolist())
+        start, end = self._size, self._size + len(keys)
+        self._grow(end)
+        self._keys[start:end], self._labels[start:end], self._rows[start:end] = keys, labels, rows
+        self._where.update(zip(keys.tolist(), range(start, end), strict=True))
+        self._size = end
+
+    def remove(self, keys: Collection[int]) -> None:
+        """Takes rows out; unknown keys are ignored. Their vectors are zeroed at once."""
+        for key in keys:
+            row = self._where.pop(key, None)
+            if row is not None:
+                self._labels[row] = _GONE
+                self._rows[row] = 0
+
+    def vector(self, key: int) -> Vectors | None:
+        """Returns the vector of a key, or ``None``."""
+        row = self._where.get(key)
+        return None if row is None else self._rows[row]
+
+    def search(
+        self, query: Vectors, k: int, allowed: Collection[int] | None = None, floor: float = -1.0
+    ) -> list[tuple[int, float]]:
+        """Returns up to ``k`` (key, cosine) pairs, best first, of rows whose label is allowed, above the floor."""
+        self._asked += 1
+        if self._centroids is None or not len(self._where):
+            return self._best(self._all(), query, k, allowed, floor)
+        hits = self._best(self._probe(query), query, k, allowed, floor)
+        # Few hits may mean that the filter is narrow and its rows lie in lists that were not probed.
+        return hits if len(hits) >= k else self._best(self._all(), query, k, allowed, floor)
+
+    @property
+    def wants_lists(self) -> bool:
+        """Whether ``build_lists`` would pay: large, asked often, and no fresh lists."""
+        if self._size < LISTS_FROM or self._asked < ASKED_FROM:
+            return False
+        listed = 0 if self._centroids is None else int(self._starts[-1])
+        return self._size - listed > max(2048, listed // 5)
+
+    def build_lists(self, seed: int = 0) -> None:
+        """Groups the rows around sqrt(rows) centroids (spherical k-means on a sample); seconds for 100,000 rows."""
+        live = np.flatnonzero(self._labels[: self._size] != _GONE)
+        centroids = _cluster(self._rows, live, seed)
+        lists = np.concatenate(
+            [
+                (self._rows[live[start : start + _CHUNK]] @ centroids.T).argmax(axis=1)
+                for start in range(0, len(live), _CHUNK)
+            ]
+        )
+        order = live[np.argsort(lists, kind="stable")]
+        self._keys, self._labels, self._rows = self._keys[order], self._labels[order], self._rows[order]
+        self._size = len(order)
+        self._where = dict(zip(self._keys.tolist(), range(self._size), strict=True))
+        self._starts = np.concatenate([[0], np.cumsum(np.bincount(lists, minlength=len(centroids)))]).astype(np.int64)
+        self._centroids = centroids
+
+    def _grow(self, size: int) -> None:
+        if size <= len(self._keys):
+            return
+        extra = max(size, 2 * len(self._keys), 64) - len(self._keys)
+        self._keys = np.concatenate([self._keys, np.empty(extra, dtype=np.int64)])
+        self._labels = np.concatenate([self._labels, np.full(extra, _GONE, dtype=np.int16)])
+        self._rows = np.concatenate([self._rows, np.zeros((extra, self._rows.shape[1]), dtype=np.float32)])
+
+    def _all(self) -> list[tuple[int, int]]:
+        return [(0, self._size)]
+
+    def _probe(self, query: Vectors) -> list[tuple[int, int]]:
+        assert self._centroids is not None
+        probes = min(PROBES, len(self._centroids))
+        nearest = np.argpartition(self._centroids @ query, -probes)[-probes:]
+        spans = [(int(self._starts[i]), int(self._starts[i + 1])) for i in np.sort(nearest)]
+        return [*spans, (int(self._starts[-1]), self._size)]
+
+    def _best(
+        self, spans: list[tuple[int, int]], query: Vectors, k: int, allowed: Collection[int] | None, floor: float
+    ) -> list[tuple[int, float]]:
+        if not self._size or k < 1:
+            return []
+        cosines = np.concatenate([self._rows[start:end] @ query for start, end in spans])
+        labels = np.concatenate([self._labels[start:end] for start, end in spans])
+        keys = np.concatenate([self._keys[start:end] for start, end in spans])
+        kept = np.isin(labels, list(allowed)) if allowed is not None else labels != _GONE
+        cosines = np.where(kept & (cosines > floor), cosines, -np.inf)
+        top = np.argpartition(cosines, -k)[-k:] if k < len(cosines) else np.arange(len(cosines))
+        top = top[np.argsort(-cosines[top], kind="stable")]
+        return [(int(keys[i]), float(cosines[i])) for i in top if np.isfinite(cosines[i])]
+
+
+def _cluster(rows: Vectors, live: NDArray[np.int64], seed: int) -> Vectors:
+    """Returns about sqrt(rows) unit centroids, (lists, dims), after six rounds of k-means on a sample."""
+    rng = np.random.default_rng(seed)
+    lists = max(1, int(len(live) ** 0.5))
+    sample = rows[rng.choice(live, size=min(len(live), 40 * lists), replace=False)]
+    centroids: Vectors = sample[rng.choice(len(sample), size=lists, replace=False)].copy()
+    for _ in range(6):
+        nearest = (sample @ centroids.T).argmax(axis=1)
+        sums = np.zeros_like(centroids)
+        np.add.at(sums, nearest, sample)
+        norms = np.linalg.norm(sums, axis=1, keepdims=True)
+        centroids = np.where(norms > 0, sums / np.where(norms > 0, norms, 1), centroids)
+    return centroids
