@@ -81,6 +81,6 @@ def call_factory(factory: Callable[..., T], *args: object, options: Mapping[str,
     try:
         signature.bind(*args, **options)
     except TypeError as error:
-        named = [name for name, parameter in signature.parameters.items() if parameter.kind is parameter.KEYWORD_ONLY]
+        named = list(signature.parameters)[len(args) :]
         raise UserError(f"{what}: {error}; options are {', '.join(named) or 'none'}") from error
     return factory(*args, **options)

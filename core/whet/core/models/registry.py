@@ -26,7 +26,7 @@ MODELS = {
 """Short name to the dotted path of what makes the model. All but ``tiny`` take an argument after a colon."""
 
 
-def load_model(name: str, **options: object) -> Model:
+def load_model(name: str, /, **options: object) -> Model:
     """Returns the model of that name; ``options`` go to what makes it.
 
     A name of the form ``short:argument`` or ``package.module:Name`` is looked up; any other goes to LiteLLM.
