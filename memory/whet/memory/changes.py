@@ -77,7 +77,7 @@ class ChangeLog:
         """Adds a line about the row ``slot`` (table, scope, key)."""
         kind, scope, key = slot
         self._id += 1
-        line = {
+        line: dict[str, object] = {
             "id": self._id,
             "at": self._at,
             "op": op,

@@ -13,6 +13,7 @@ import asyncio
 
 from whet.core import BudgetEvent, Record
 from whet.memory.kinds import kind_of
+from whet.memory.rows import write_records
 from whet.memory.writer import Receipt, Writer
 
 __all__ = ["Receipt", "Recorder"]
@@ -32,17 +33,17 @@ class Recorder:
             UserError: the record is of a kind that is not kept, belongs to another scope, or cannot be kept as JSON.
             StoreError: the memory is closed.
         """
-        return self._writer.add(kind_of(type(record)).row(record, self._scope))
+        return self._writer.queue(write_records, kind_of(type(record)).row(record, self._scope))
 
     def ledger(self, event: BudgetEvent) -> None:
         """Records a line of a budget's ledger: ``Budget(…, ledger=memory.recorder.ledger)``."""
         self.record(event)
 
     async def flush(self) -> None:
-        """Returns when everything recorded so far is durable.
+        """Returns when everything queued so far is durable, checkpoints of graphs included.
 
         Raises:
-            WhetError: the first error of a record since the last flush.
+            WhetError: the first error of what was queued since the last flush.
         """
         settled = self._writer.settled()
         if settled is not None:

@@ -20,7 +20,7 @@ from whet.memory.blobs import write_blobs
 from whet.memory.changes import ChangeLog, Op
 from whet.memory.kinds import Row
 
-__all__ = ["body_of", "delete_rows", "insert_rows", "update_row", "write_rows"]
+__all__ = ["body_of", "delete_rows", "insert_rows", "update_row", "write_records", "write_rows"]
 
 _CHUNK = 5000
 
@@ -52,6 +52,13 @@ def write_rows(
                 raise
             refused[index] = error
     batch.write()
+
+
+def write_records(connection: Connection, rows: Sequence[Row]) -> dict[int, WhetError]:
+    """Writes rows as changes of their own; returns the errors of those that were left out, by their position."""
+    refused: dict[int, WhetError] = {}
+    write_rows(connection, rows, refused=refused)
+    return refused
 
 
 class _Batch:

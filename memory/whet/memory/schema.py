@@ -416,9 +416,9 @@ checkpoints = Table(
     _text("run_id"),
     _text("type"),
     Column("body", LargeBinary, nullable=False),
-    Column("metadata", LargeBinary, nullable=False),
     Index(None, "run_id"),
 )
+"""``body`` is the checkpoint without its channels' values, and its metadata, as LangGraph's serializer writes them."""
 
 checkpoint_values = Table(
     "checkpoint_values",

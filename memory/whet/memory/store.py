@@ -61,9 +61,12 @@ class Store:
         """``sqlite`` or ``postgresql``."""
         return "sqlite" if self.folder is not None else "postgresql"
 
-    async def read(self, work: Work[T]) -> T:
-        """Returns what the work returns; it runs in a reading transaction, in another thread."""
-        settled = self.writer.settled()
+    async def read(self, work: Work[T], *, settle: bool = True) -> T:
+        """Returns what the work returns; it runs in a reading transaction, in another thread.
+
+        Everything queued before is seen, unless ``settle`` is false: then only what is durable already.
+        """
+        settled = self.writer.settled() if settle else None
         if settled is not None:
             await asyncio.wrap_future(settled)
         loop = asyncio.get_running_loop()
@@ -74,9 +77,9 @@ class Store:
         self._refuse_read_only()
         return await asyncio.wrap_future(self.writer.submit(work))
 
-    def read_now(self, work: Work[T]) -> T:
+    def read_now(self, work: Work[T], *, settle: bool = True) -> T:
         """Like ``read``, blocking the calling thread."""
-        settled = self.writer.settled()
+        settled = self.writer.settled() if settle else None
         if settled is not None:
             settled.result()
         return self.database.transact(work, write=False)

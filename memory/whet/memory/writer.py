@@ -1,9 +1,9 @@
 """The one thread that writes: takes what is queued, in order, and commits it together.
 
     writer = Writer(database)
-    receipt = writer.add(row)               # cheap; the row is on its way
-    future = writer.submit(work)            # work(connection), in the same order
-    receipt.result(), future.result()       # both are durable now
+    receipt = writer.queue(write_records, row)      # cheap; the row is on its way
+    future = writer.submit(work)                    # work(connection), in the same order
+    receipt.result(), future.result()               # both are durable now
 
 Many small writes share one commit, and so one wait for the disk. What fails does not take its neighbours along: it is
 left out, its own receipt or future says why, and the rest is committed.
@@ -12,7 +12,8 @@ left out, its own receipt or future says why, and the rest is committed.
 import asyncio
 import atexit
 import threading
-from collections.abc import Callable, Generator
+from collections import defaultdict
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, cast
@@ -22,8 +23,6 @@ from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 
 from whet.core import StoreError, WhetError
 from whet.memory.database import Database, Work, classify
-from whet.memory.kinds import Row
-from whet.memory.rows import write_rows
 
 __all__ = ["Receipt", "Writer"]
 
@@ -33,11 +32,14 @@ CAPACITY = 20_000
 """So many queued items make the next caller wait: a producer that is faster than the disk is slowed down to it."""
 
 LINGER = 0.01
-"""Seconds that rows nobody waits for may stay queued, so that more of them share a commit."""
+"""Seconds that items nobody waits for may stay queued, so that more of them share a commit."""
+
+WriteMany = Callable[[Connection, Sequence[T]], Mapping[int, Exception]]
+"""Writes items in one go; returns the errors of those it left out, by their position."""
 
 
 class Receipt:
-    """What becomes of a queued row: await it, or ask for its ``result``; both return when the row is durable."""
+    """What becomes of a queued item: await it, or ask for its ``result``; both return when the item is durable."""
 
     __slots__ = ("_batch", "_index")
 
@@ -46,11 +48,11 @@ class Receipt:
         self._index = index
 
     def done(self) -> bool:
-        """Whether the row is durable or was refused."""
+        """Whether the item is durable or was refused."""
         return self._batch.done.done()
 
     def result(self, timeout: float | None = None) -> None:
-        """Returns when the row is durable.
+        """Returns when the item is durable.
 
         Raises:
             ConflictError: a record that never changes is stored under this id with other content.
@@ -71,6 +73,14 @@ class Receipt:
         error = self._batch.errors.get(self._index)
         if error is not None:
             raise error
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece(Generic[T]):
+    """An item in the queue, written together with its like."""
+
+    write: WriteMany[T]
+    item: T
 
 
 class _Call(Generic[T]):
@@ -96,7 +106,7 @@ class _Batch:
     """What is committed together. ``done`` is set when it was, or failed; ``errors`` says for which items."""
 
     def __init__(self, hurry: Callable[[], None]) -> None:
-        self.items: list[Row | _Call[Any]] = []
+        self.items: list[_Piece[Any] | _Call[Any]] = []
         self.errors: dict[int, Exception] = {}
         self.done: Future[None] = Future()
         self.done.set_running_or_notify_cancel()
@@ -112,10 +122,7 @@ class _SpoiledError(Exception):
 
 
 class Writer:
-    """A queue and the thread that empties it into ``database``. The thread starts with the first item.
-
-    ``failure`` is the first error of a queued row since it was last asked for.
-    """
+    """A queue and the thread that empties it into ``database``. The thread starts with the first item."""
 
     def __init__(self, database: Database, *, capacity: int = CAPACITY, linger: float = LINGER) -> None:
         self._database = database
@@ -129,15 +136,15 @@ class Writer:
         self._thread: threading.Thread | None = None
         self._failure: Exception | None = None
 
-    def add(self, row: Row) -> Receipt:
-        """Queues a row; waits only while the queue is full.
+    def queue(self, write: WriteMany[T], item: T) -> Receipt:
+        """Queues an item; waits only while the queue is full. ``write`` writes it along with others like it.
 
         Raises:
             StoreError: the writer is closed.
         """
         with self._changed:
             batch = self._room()
-            batch.items.append(row)
+            batch.items.append(_Piece(write, item))
             if len(batch.items) == 1 or len(batch.items) >= self._capacity:
                 self._changed.notify_all()
             return Receipt(batch, len(batch.items) - 1)
@@ -151,15 +158,6 @@ class Writer:
             self._changed.notify_all()
         return call.future
 
-    def queue(self, work: Work[None]) -> Receipt:
-        """Queues work that nobody may wait for; it shares the commit of the rows around it."""
-        with self._changed:
-            batch = self._room()
-            batch.items.append(_Call(work))
-            if len(batch.items) == 1:
-                self._changed.notify_all()
-            return Receipt(batch, len(batch.items) - 1)
-
     def settled(self) -> "Future[None] | None":
         """Returns a future of when everything queued so far was written (or failed); ``None`` when it was."""
         with self._changed:
@@ -170,7 +168,7 @@ class Writer:
             return self._busy.done if self._busy else None
 
     def take_failure(self) -> Exception | None:
-        """Returns the first error of a row since the last call, once."""
+        """Returns the first error of a queued item since the last call, once."""
         with self._changed:
             failure, self._failure = self._failure, None
             return failure
@@ -242,7 +240,7 @@ class Writer:
         with self._changed:
             self._busy = None
             for index, error in sorted(batch.errors.items()):
-                if self._failure is None and isinstance(batch.items[index], Row):
+                if self._failure is None and isinstance(batch.items[index], _Piece):
                     self._failure = error
         for index, item in enumerate(batch.items):
             if isinstance(item, _Call):
@@ -252,27 +250,27 @@ class Writer:
 
 
 def _apply(connection: Connection, batch: _Batch, left: list[int], refused: dict[int, Exception]) -> None:
-    rows: list[int] = []
+    pieces: dict[WriteMany[Any], list[int]] = defaultdict(list)
     for index in left:
         item = batch.items[index]
-        if isinstance(item, Row):
-            rows.append(index)
+        if isinstance(item, _Piece):
+            pieces[item.write].append(index)
             continue
-        _write(connection, batch, rows, refused)
-        rows = []
+        _write(connection, batch, pieces, refused)
         try:
             item.run(connection)
         except (OperationalError, InterfaceError):
             raise
         except Exception as error:  # whatever it is, it belongs to whoever submitted the work
             raise _SpoiledError(index, error) from error
-    _write(connection, batch, rows, refused)
+    _write(connection, batch, pieces, refused)
 
 
-def _write(connection: Connection, batch: _Batch, indexes: list[int], refused: dict[int, Exception]) -> None:
-    if not indexes:
-        return
-    wrong: dict[int, WhetError] = {}
-    rows = [item for index in indexes if isinstance(item := batch.items[index], Row)]
-    write_rows(connection, rows, refused=wrong)
-    refused.update({indexes[position]: error for position, error in wrong.items()})
+def _write(
+    connection: Connection, batch: _Batch, pieces: dict[WriteMany[Any], list[int]], refused: dict[int, Exception]
+) -> None:
+    """Writes what is queued up to here, kind by kind: within one transaction the order between kinds is not seen."""
+    for write, indexes in pieces.items():
+        items = [item.item for index in indexes if isinstance(item := batch.items[index], _Piece)]
+        refused.update({indexes[position]: error for position, error in write(connection, items).items()})
+    pieces.clear()

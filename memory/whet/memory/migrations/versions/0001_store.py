@@ -1,5 +1,7 @@
 """The tables of a store."""
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.schema import SchemaItem
@@ -41,7 +43,7 @@ _OTHERS = {
     "index_outbox": "seq:counter scope op lesson_id version:int at:int",
     "index_state": "*scope *name value",
     "vectors": "*scope *lesson_id *version:int *part embedder data:bytes",
-    "checkpoints": "*thread_id *namespace *id parent_id? run_id type body:bytes metadata:bytes",
+    "checkpoints": "*thread_id *namespace *id parent_id? run_id type body:bytes",
     "checkpoint_values": "*thread_id *namespace *channel *version type data:bytes",
     "checkpoint_writes": "*thread_id *namespace *checkpoint_id *task_id *idx:small task_path channel type data:bytes",
 }
@@ -131,10 +133,10 @@ def _column(spec: str) -> sa.Column[object]:
     return sa.Column(name, _type(kind), primary_key=key, autoincrement=kind == "counter", nullable=spec.endswith("?"))
 
 
-def _type(kind: str) -> sa.types.TypeEngine[object]:
+def _type(kind: str) -> sa.types.TypeEngine[Any]:
     number = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
     text = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
-    types: dict[str, sa.types.TypeEngine[object]] = {
+    types: dict[str, sa.types.TypeEngine[Any]] = {
         "": text,
         "int": sa.BigInteger(),
         "counter": number,
