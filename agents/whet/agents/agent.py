@@ -8,7 +8,7 @@ A run that fails is a record (``result.run.status``, ``result.run.error``), not 
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self, TypeAlias
 
@@ -115,12 +115,14 @@ class Agent:
         budget: Budget | None = None,
         purpose: Purpose | None = None,
         policy: Policy | None = None,
+        lessons: Collection[str] | None = None,
         tags: Sequence[str] = (),
         listener: "Callable[[Event], None] | None" = None,
     ) -> RunResult:
         """Returns the result of one run, once its record is durable.
 
         ``purpose`` is ``live`` for a text and ``train`` for a task unless given; for ``gate`` nothing is withheld.
+        ``lessons`` are the ids of those that may be recalled, proposed ones included; without it all active ones may.
         ``listener`` hears of each step as it happens.
 
         Raises:

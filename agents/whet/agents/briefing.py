@@ -7,11 +7,12 @@ briefing.uses         # a Use for every lesson and skill that the task calls for
 Withholding at random is what makes worth measurable: shown and withheld uses joined to verdicts are an experiment.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING, Literal
 
-from whet.core import Policy, Run, Task, Use, digest
+from whet.core import Lesson, Policy, Run, Task, Use, digest
 from whet.core.prompting import render_system
 from whet.skills import catalogue, disclose
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from whet.memory import Memory
 
 __all__ = ["Briefing", "brief"]
+
+_WIDER = 4
 
 
 @dataclass(frozen=True)
@@ -55,11 +58,13 @@ async def brief(
     recall: int,
     withhold_rate: float,
     can_open: bool,
+    only: Collection[str] | None = None,
 ) -> Briefing:
     """Returns the briefing for a task under a policy.
 
     Skills are disclosed progressively: a body when the task calls for the skill; the names and descriptions of the
-    others when the agent has tools to open one (``can_open``), since to any other agent they are noise.
+    others when the agent has tools to open one (``can_open``), since to any other agent they are noise. ``only`` are
+    the ids of the lessons that may be recalled, proposed ones included; without it, all active ones may.
 
     Raises:
         UserError: a skill of the policy breaks the format.
@@ -75,12 +80,19 @@ async def brief(
         opened.append(("others, open one with open_skill", others))
     lessons = []
     if memory is not None and recall > 0:
-        for recalled in await memory.recall(task.prompt, k=recall):
-            lesson = recalled.lesson
+        for lesson in await _recalled(memory, task.prompt, recall, only):
             if draw.shows(lesson.id, str(lesson.version)):
                 lessons.append(lesson.text)
     system = render_system(policy.text("prompts/system.md"), policy.text("principles.md"), opened, lessons)
     return Briefing(system=system, uses=tuple(draw.uses))
+
+
+async def _recalled(memory: "Memory", query: str, k: int, only: Collection[str] | None) -> list[Lesson]:
+    if only is None:
+        return [found.lesson for found in await memory.recall(query, k=k)]
+    # Lessons outside of the chosen ones take places in the ranking, so more are fetched than are kept.
+    found = await memory.recall(query, k=_WIDER * k, statuses=("active", "proposed"))
+    return [each.lesson for each in found if each.lesson.id in only][:k]
 
 
 def _skill_version(policy: Policy, name: str) -> str:

@@ -53,10 +53,11 @@ Compiled: TypeAlias = Pregel[Any, Any, Any, Any]
 
 
 class Place(msgspec.Struct, frozen=True):
-    """Where something runs: the step of the node around it, and the node's path."""
+    """Where something runs: the step of the node around it, the node's path, and LangGraph's name for the task."""
 
-    step_id: str | None
-    node: str
+    step_id: str | None = None
+    node: str = ""
+    namespace: str = ""
 
 
 class Asked(msgspec.Struct):
@@ -71,7 +72,7 @@ class Asked(msgspec.Struct):
     started: float = 0.0
 
 
-_ROOT = Place(step_id=None, node="")
+_ROOT = Place()
 
 
 def record_graph(graph: Builder | Compiled, recorder: Recorder, run: Run) -> Compiled:
@@ -133,13 +134,18 @@ class GraphRecorder(GraphCallbackHandler):
     ) -> None:
         """Records the start of a node; other runnables (the graph itself, a chain in a node) only pass on the place."""
         around = self.place(parent_run_id)
-        if not tags or not tags[0].startswith("graph:step:") or "langsmith:hidden" in tags:
+        # LangGraph gives each task of a graph a namespace; what runs inside the task inherits it.
+        metadata = metadata or {}
+        namespace = metadata.get("langgraph_checkpoint_ns", "")
+        if namespace == around.namespace or (tags and "langsmith:hidden" in tags):
             self._places[run_id] = around
             return
         path = f"{around.node}/{name}" if around.node else str(name)
-        body = NodeStarted(input=self._news(parent_run_id, inputs))
+        # What is sent to a node (Send, a call of the functional API) is no state of the graph.
+        sent = metadata["langgraph_path"][0] == "__pregel_push"
+        body = NodeStarted(input=to_json(inputs) if sent else self._news(parent_run_id, inputs))
         step = self.trace.record(body, node=path, parent_id=around.step_id)
-        self._places[run_id] = Place(step_id=step.id, node=path)
+        self._places[run_id] = Place(step_id=step.id, node=path, namespace=namespace)
         self._started[run_id] = perf_counter()
 
     def _news(self, graph: UUID | None, state: object) -> Json:
