@@ -6,7 +6,7 @@ from importlib import import_module
 from whet.core.errors import RefusedError, SandboxError, UserError
 from whet.sandboxes.sandbox import Sandbox, SandboxBackend, SandboxSpec
 
-__all__ = ["BACKENDS", "LADDER", "load_backend", "open_sandbox"]
+__all__ = ["BACKENDS", "LADDER", "load_backend", "open_sandbox", "why_not"]
 
 BACKENDS = {
     "bubblewrap": "whet.sandboxes.backends.bubblewrap:BubblewrapBackend",
@@ -54,7 +54,7 @@ async def _strongest() -> str:
         return _chosen["auto"]
     reasons: list[str] = []
     for name in LADDER:
-        reason = await _trial(name)
+        reason = await why_not(name)
         if not reason:
             if reasons:
                 _log.warning("sandboxes fall back to %s: %s", name, "; ".join(reasons))
@@ -67,7 +67,7 @@ async def _strongest() -> str:
     )
 
 
-async def _trial(name: str) -> str:
+async def why_not(name: str) -> str:
     """Returns why a back end does not work here, or the empty string."""
     try:
         async with await load_backend(name).create(SandboxSpec()) as box:

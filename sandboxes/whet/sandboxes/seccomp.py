@@ -5,7 +5,7 @@ namespaces, kernel modules, keyrings, io_uring, bpf, perf, and memory that no pr
 assembled here, without libseccomp, so that no machine falls to a weaker tier for want of a library; a test compares the
 numbers with libseccomp's.
 
-    program = assemble(sockets=True)      # bytes for ``bwrap --seccomp`` or prctl(PR_SET_SECCOMP)
+    program = assemble(namespaces=True)      # bytes for ``bwrap --seccomp`` or prctl(PR_SET_SECCOMP)
 """
 
 import errno
@@ -94,6 +94,25 @@ _ABSENT = {
     "io_uring_enter": (426, 426),
     "io_uring_register": (427, 427),
 }
+# Landlock leaves these alone: without namespaces they would reach every file the user owns. The forms that take a
+# descriptor stay, since a descriptor has to be opened first.
+_BY_PATH = {
+    "chmod": (90, None),
+    "fchmodat": (268, 53),
+    "fchmodat2": (452, 452),
+    "chown": (92, None),
+    "lchown": (94, None),
+    "fchownat": (260, 54),
+    "setxattr": (188, 5),
+    "lsetxattr": (189, 6),
+    "setxattrat": (463, 463),
+    "removexattr": (197, 14),
+    "lremovexattr": (198, 15),
+    "removexattrat": (466, 466),
+    "utime": (132, None),
+    "utimes": (235, None),
+    "futimesat": (261, None),
+}
 _CLONE, _SOCKET, _IOCTL = (56, 220), (41, 198), (16, 29)
 
 SUPPORTED = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
@@ -106,11 +125,12 @@ _ALLOW, _KILL, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
 _NUMBER, _ARCH, _ARGS = 0, 4, 16  # offsets in struct seccomp_data
 
 
-def assemble(*, sockets: bool, machine: str | None = None) -> bytes:
+def assemble(*, namespaces: bool, machine: str | None = None) -> bytes:
     """Returns the filter as an array of ``struct sock_filter``.
 
     Args:
-        sockets: whether Unix and Internet sockets may be made; a box without a network namespace of its own has none.
+        namespaces: whether the box has its own network and files. One that has not gets no sockets, and may change the
+            modes and attributes of files by descriptor only.
         machine: the architecture; this machine's by default.
 
     Raises:
@@ -123,12 +143,13 @@ def assemble(*, sockets: bool, machine: str | None = None) -> bytes:
     code = [_op(_LOAD, _ARCH), _op(_EQUAL, audit_arch, 1, 0), _op(_RETURN, _KILL), _op(_LOAD, _NUMBER)]
     if machine == "x86_64":  # the x32 table would go around every number below
         code += [_op(_AT_LEAST, 0x40000000, 0, 1), _op(_RETURN, _ERRNO | errno.ENOSYS)]
-    for table, error in ((DENIED, errno.EPERM), (_ABSENT, errno.ENOSYS)):
+    by_path = {} if namespaces else _BY_PATH
+    for table, error in ((DENIED, errno.EPERM), (by_path, errno.EPERM), (_ABSENT, errno.ENOSYS)):
         for numbers in table.values():
             number = numbers[column]
             if number is not None:
                 code += [_op(_EQUAL, number, 0, 1), _op(_RETURN, _ERRNO | error)]
-    code += _clone(_CLONE[column]) + _ioctl(_IOCTL[column]) + _socket(_SOCKET[column], sockets)
+    code += _clone(_CLONE[column]) + _ioctl(_IOCTL[column]) + _socket(_SOCKET[column], namespaces)
     return b"".join([*code, _op(_RETURN, _ALLOW)])
 
 

@@ -65,7 +65,7 @@ class BubblewrapBackend:
         if bwrap is None:
             raise RefusedError("bubblewrap is not installed: apt install bubblewrap")
         data = {path: memory_file(text.encode()) for path, text in _ETC.items()}
-        filter_fd = memory_file(seccomp.assemble(sockets=True))
+        filter_fd = memory_file(seccomp.assemble(namespaces=True))
         env = _environment(packages)
         argv = [bwrap, *_namespaces(), *_mounts(python, packages), *self._proc, *_writable(spec)]
         argv += [word for path, fd in data.items() for word in ("--ro-bind-data", str(fd), path)]

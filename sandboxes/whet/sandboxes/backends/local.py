@@ -100,7 +100,7 @@ class LandlockBackend(UnsafeLocalBackend):
             **super()._config(home, python, packages),
             "domain": guests,
             "keeper_domain": {**guests, "read": [*readable, "/proc"]},
-            "filter": seccomp.assemble(sockets=False).hex(),
+            "filter": seccomp.assemble(namespaces=False).hex(),
         }
 
 

@@ -16,7 +16,7 @@ import types
 from typing import NoReturn
 
 from whet.sandboxes.guest.frames import Config
-from whet.sandboxes.guest.landlock import enter
+from whet.sandboxes.guest.landlock import enter, filter_system_calls
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS = 4, 38
@@ -48,8 +48,11 @@ def confine(config: Config) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (cpu, cpu + 1))
 
 
-def become(config: Config, rules: int | None, stdio: tuple[int, int, int], cwd: int) -> None:
-    """Turns the forked zygote into a guest: nothing of the keeper's descriptors or rights is left."""
+def become(config: Config, rules: int | None, stdio: tuple[int, int, int], cwd: int, *, trusted: bool) -> None:
+    """Turns the forked zygote into a guest: nothing of the keeper's descriptors or rights is left.
+
+    ``trusted`` is the box's own housekeeping, which the filter on system calls is not for.
+    """
     os.setsid()
     for target, fd in enumerate(stdio):
         os.dup2(fd, target)
@@ -57,6 +60,8 @@ def become(config: Config, rules: int | None, stdio: tuple[int, int, int], cwd: 
     confine(config)
     if rules is not None:
         enter(rules)
+    if config["filter"] and not trusted:
+        filter_system_calls(bytes.fromhex(config["filter"]))
     os.closerange(3, resource.getrlimit(resource.RLIMIT_NOFILE)[1] + 4096)
 
 

@@ -34,7 +34,7 @@ class Domain(TypedDict):
 class Config(TypedDict):
     """How the zygote behaves; ``work`` is the folder of the workspace.
 
-    ``keeper_domain`` confines the zygote, ``domain`` its guests further; ``filter`` is a BPF program in hexadecimal.
+    ``keeper_domain`` confines the zygote, ``domain`` its guests further; ``filter`` is the guests' BPF program in hex.
     ``tmpfs`` are file systems whose space is watched, ``quota`` plain folders that are measured instead.
     ``other_processes`` is what RLIMIT_NPROC counts beside the guests, ``path`` goes to the front of ``sys.path``.
     """

@@ -42,6 +42,10 @@ def proportional(pids: list[int]) -> int:
         try:
             with open(f"/proc/{pid}/smaps_rollup", "rb") as file:
                 lines = file.read().splitlines()
+        except PermissionError:
+            # A guest may close its memory map to us (PR_SET_DUMPABLE); it is then counted with what it shares.
+            total += resident([pid]) // 1024
+            continue
         except OSError:
             continue
         total += sum(int(line.split()[1]) for line in lines if line.startswith((b"Pss:", b"SwapPss:")))

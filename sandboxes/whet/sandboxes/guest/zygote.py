@@ -18,7 +18,7 @@ from collections.abc import Callable
 from whet.sandboxes.guest.execution import Execution, Keeper
 from whet.sandboxes.guest.files import pack, relative, unpack
 from whet.sandboxes.guest.frames import Answer, Config, Ended, Incoming, Link, Outgoing, Refused, Request
-from whet.sandboxes.guest.landlock import build, enter, filter_system_calls
+from whet.sandboxes.guest.landlock import build, enter
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 4, 36
@@ -104,8 +104,6 @@ def prepare(config: Config) -> None:
         raise SystemExit("a guest may not run as root, not even as the root of a namespace")
     if config["keeper_domain"] is not None:
         enter(build(config["keeper_domain"]))
-    if config["filter"]:
-        filter_system_calls(bytes.fromhex(config["filter"]))
     LIBC.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     LIBC.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
     signal.signal(signal.SIGINT, signal.default_int_handler)
