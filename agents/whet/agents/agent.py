@@ -142,7 +142,8 @@ class Agent:
                 tags=tuple(tags),
                 scope=given.scope,
             )
-            return await (await self.begin(given, run, current, budget=budget, listener=listener)).start()
+            execution = await self.begin(given, run, current, budget=budget, listener=listener, lessons=lessons)
+            return await execution.start()
 
     def run(self, task: Task | str, *, seed: int = 0, budget: Budget | None = None) -> RunResult:
         """Returns the result of one run, for programs that are not asynchronous: ``asyncio.run`` around ``arun``.
@@ -213,6 +214,7 @@ class Agent:
         budget: Budget | None = None,
         listener: "Callable[[Event], None] | None" = None,
         first: int = 0,
+        lessons: Collection[str] | None = None,
         playback: "Playback | None" = None,
     ) -> Execution:
         """Returns the run bound to all that it needs, for ``start`` or ``resume``; the agent has to be entered.
@@ -223,7 +225,7 @@ class Agent:
             UserError: the policy does not fit the agent.
         """
         memory, knobs = self.resources.memory, self.knobs(policy)
-        briefing = await self._brief(task, run, policy, knobs)
+        briefing = await self._brief(task, run, policy, knobs, lessons)
         run = msgspec.structs.replace(
             run,
             status="running",
@@ -257,7 +259,9 @@ class Agent:
             playback=playback,
         )
 
-    async def _brief(self, task: Task, run: Run, policy: Policy, knobs: dict[str, int | float]) -> Briefing:
+    async def _brief(
+        self, task: Task, run: Run, policy: Policy, knobs: dict[str, int | float], lessons: Collection[str] | None
+    ) -> Briefing:
         if isinstance(told := run.meta.get("system"), str):
             return Briefing(system=told)
         return await brief(
@@ -268,6 +272,7 @@ class Agent:
             recall=int(knobs["recall_k"]),
             withhold_rate=0.0 if run.purpose == "gate" else float(knobs["withhold_rate"]),
             can_open=bool(self.tools),
+            only=lessons,
         )
 
     async def _current_policy(self) -> Policy:
