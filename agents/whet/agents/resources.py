@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Resources", "SandboxLike"]
 
-SandboxLike: TypeAlias = SandboxSpec | FreshSandboxes | Sandbox
+SandboxLike: TypeAlias = str | SandboxSpec | FreshSandboxes | Sandbox
 
 
 class Resources:
@@ -86,10 +86,11 @@ class Resources:
 
     async def _open_sandboxes(self) -> None:
         given = self._given_sandbox
-        if isinstance(given, SandboxSpec | Sandbox):
+        if isinstance(given, str | SandboxSpec | Sandbox):
             from whet.sandboxes import SandboxPool
 
-            self._sandboxes = await self._stack.enter_async_context(SandboxPool())
+            backend = given if isinstance(given, str) else "auto"
+            self._sandboxes = await self._stack.enter_async_context(SandboxPool(backend=backend))
         else:
             self._sandboxes = given
 

@@ -7,7 +7,7 @@ model = call_factory(make, "folder", {"adapter": "lora"}, what="model 'hf:folder
 import importlib
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from typing import TypeVar
 
@@ -38,10 +38,10 @@ def is_dotted_path(text: str) -> bool:
     return _DOTTED.fullmatch(text) is not None
 
 
-def nearest(name: str, known: Mapping[str, object] | list[str]) -> str:
-    """Returns ``; did you mean 'X'?`` for the known name that is spelled most alike, or the empty text."""
-    close = get_close_matches(name, list(known), n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
+def nearest(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str:
+    """Returns ``, did you mean 'X'?`` for the known name that is spelled most alike, or the empty text."""
+    close = get_close_matches(name, list(known), n=1, cutoff=cutoff)
+    return f", did you mean {close[0]!r}?" if close else ""
 
 
 def load_object(path: str, *, what: str) -> object:

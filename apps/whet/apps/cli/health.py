@@ -51,10 +51,8 @@ async def _store(settings: "Settings") -> Finding:
 
 
 def _model(settings: "Settings") -> Finding:
-    from whet.core.models import load_model
-
     try:
-        model = load_model(settings.model)
+        model = settings.load_model()
     except WhetError as error:
         return Finding(name="model", ok=False, detail=str(error))
     return Finding(name="model", ok=True, detail=model.name)

@@ -21,7 +21,7 @@ def load_settings() -> "Settings":
     """Returns the settings of this folder: ``whet.toml``, then environment variables ``WHET_…``."""
     from whet.core.config import Settings
 
-    return Settings()
+    return Settings.load()
 
 
 @asynccontextmanager

@@ -41,7 +41,8 @@ def make_agent(memory: "Memory", *, model: str = "", graph: str = "refine", name
 
     settings = load_settings()
     tools = (shell, python) if graph == "react" else ()
-    return Agent(graph, model or settings.model, tools=tools, memory=memory, name=name)
+    chosen = settings.load_model(model)
+    return Agent(graph, chosen, sandbox=settings.sandbox, tools=tools, memory=memory, name=name)
 
 
 async def tasks_of(memory: "Memory", word: str) -> list[Task]:

@@ -56,7 +56,7 @@ class _Weights:
     """Base weights, tokenizer and the adapters loaded so far; used by one thread at a time."""
 
     def __init__(self, folder: str, device: str, dtype: str) -> None:
-        transformers.utils.logging.disable_progress_bar()
+        transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         try:
             self.tokenizer = _tokenizer(folder)
             base: PreTrainedModel = transformers.AutoModelForCausalLM.from_pretrained(
@@ -129,9 +129,9 @@ class HFModel:
 
     @property
     def name(self) -> str:
-        """``hf:`` and the name of the folder, ``+`` and that of the adapter."""
+        """``hf:`` and the folder, ``+`` and the name of the adapter's folder."""
         adapter = f"+{Path(self._adapter).name}" if self._adapter else ""
-        return f"hf:{Path(self.folder).name}{adapter}"
+        return f"hf:{self.folder}{adapter}"
 
     def with_adapter(self, adapter: str | Path | None) -> "HFModel":
         """Returns a model with another adapter (or none) on the same weights; both can be used at the same time.
