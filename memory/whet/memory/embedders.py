@@ -12,6 +12,7 @@ import re
 import zlib
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import pairwise
 from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
@@ -29,16 +30,19 @@ Vectors: TypeAlias = NDArray[np.float32]
 _WORD = re.compile(r"[^\W_]+")
 _SUFFIX = re.compile(r"(?<=[a-z]{3})(?:ings?|ed|es|s|e|ly)$")
 # Words that carry little of what a text is about; they weigh a tenth. Kept short: rare words decide.
-_COMMON = frozenset(
-    "a an the and or of to in on for with from by at as is are be was it its this that these those which will would can "
-    "could should not no do does you your i we they their there then than if when what how each all any given using use "
-    "write python function example return returns code def".split()
-)
+_COMMON_TEXT = """
+a an the and or of to in on for with from by at as is are be was it its this that these those which will would can could
+should not no do does you your i we they their there then than if when what how each all any given using use write python
+function example return returns code def
+"""
 
 
 def words(text: str) -> list[str]:
     """Returns the words of a text in lower case, split at punctuation and underscores."""
     return _WORD.findall(text.lower())
+
+
+_COMMON = frozenset(words(_COMMON_TEXT))
 
 
 def is_common(word: str) -> bool:
@@ -135,7 +139,7 @@ class HashedNgrams:
             for bucket, weight in _features(word, self._dims):
                 row[bucket if bucket >= 0 else -bucket - 1] += damped * (weight if bucket >= 0 else -weight)
         content = [word for word in found if not is_common(word)]
-        for pair in {f"{a} {b}" for a, b in zip(content, content[1:], strict=False)}:
+        for pair in {f"{a} {b}" for a, b in pairwise(content)}:
             bucket = _bucket(pair, self._dims)
             row[bucket if bucket >= 0 else -bucket - 1] += 0.5 if bucket >= 0 else -0.5
         norm = float(np.sqrt(row @ row))

@@ -25,9 +25,10 @@ from whet.memory.undo import audit, parse_change_id, read_changes, undo
 
 if TYPE_CHECKING:
     from whet.memory.checkpoint import Checkpointer
-
     from whet.memory.embedders import Embedder
     from whet.memory.index import Index
+    from whet.memory.lessons import Lessons
+    from whet.memory.lineage import UsedBy, Why
     from whet.memory.policies import PolicyHistory
     from whet.memory.recall import Recall, Recalled
     from whet.memory.worth import Worth
@@ -205,6 +206,33 @@ class Memory:
         from whet.memory.worth import worths
 
         return (await self.store.read(lambda connection: worths(connection, self.scope, [item])))[item]
+
+    async def why(self, id: str) -> "Why":
+        """Returns what a lesson rests on, with the verdicts of those runs, and what it is worth.
+
+        Raises:
+            NotFoundError: there is no such lesson.
+        """
+        from whet.memory.lineage import why
+
+        return await self.store.read(lambda connection: why(connection, self.scope, id))
+
+    async def used_by(self, item: str) -> "UsedBy":
+        """Returns the uses of a lesson (or ``skill:NAME``) and the lessons, candidates and promotions resting on it.
+
+        Raises:
+            NotFoundError: there is no such lesson.
+        """
+        from whet.memory.lineage import used_by
+
+        return await self.store.read(lambda connection: used_by(connection, self.scope, item))
+
+    @cached_property
+    def lessons(self) -> "Lessons":
+        """How lessons come in, become active and change: add, admit, approve, revise, merge, retire, quarantine."""
+        from whet.memory.lessons import Lessons
+
+        return Lessons(self.store, self.scope)
 
     @cached_property
     def policies(self) -> "PolicyHistory":
