@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from whet.core import Grant, UserError
+from whet.core import Cost, Grant, UserError
 from whet.core.config import Settings
 from whet.core.models import RecordedModel
 
@@ -78,7 +78,9 @@ def test_a_misspelled_variable_is_refused_and_a_foreign_one_is_not(
 def test_the_budget_of_the_settings_is_fresh_each_time(tmp_path: Path) -> None:
     settings = Settings.load(write(tmp_path, 'budget = "calls=3,dollars=0.5,minutes=2"'))
     assert settings.new_budget().grant == Grant(calls=3, micro_dollars=500_000, seconds=120)
-    assert settings.new_budget() is not settings.new_budget()
+    assert settings.new_budget(calls=9).grant == Grant(calls=9, micro_dollars=500_000, seconds=120)
+    settings.new_budget().reserve(Cost(calls=3)).settle(Cost(calls=3))
+    assert settings.new_budget().spent.calls == 0
 
 
 def test_the_model_of_the_settings_gets_its_options(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import tomllib
 from pathlib import Path
 from typing import Self
 
+import msgspec
 from pydantic import Field, JsonValue, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
@@ -105,9 +106,18 @@ class Settings(BaseSettings):
             return load_model(name)
         return load_model(self.model, **self.model_options)
 
-    def new_budget(self) -> Budget:
-        """Returns a fresh budget with the limits of the settings."""
-        return Budget.of(parse_grant(self.budget))
+    def new_budget(
+        self,
+        *,
+        micro_dollars: int | None = None,
+        tokens: int | None = None,
+        calls: int | None = None,
+        seconds: float | None = None,
+    ) -> Budget:
+        """Returns a fresh budget; a limit that is given replaces that of the settings."""
+        given = {"micro_dollars": micro_dollars, "tokens": tokens, "calls": calls, "seconds": seconds}
+        chosen = {unit: limit for unit, limit in given.items() if limit is not None}
+        return Budget.of(msgspec.structs.replace(parse_grant(self.budget), **chosen))
 
     def describe(self, folder: str | Path = ".") -> list[Setting]:
         """Returns every setting with its value, secrets hidden, and whether environment, file or default gave it."""

@@ -8,7 +8,7 @@ import typer
 
 from whet.apps.cli.commands.rows import as_row, first_line, run_rows
 from whet.apps.cli.output import AsJson, Row, View, console, emit_json, listing, note
-from whet.apps.cli.session import with_memory
+from whet.apps.cli.session import load_settings, with_memory
 from whet.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -38,9 +38,9 @@ def start(
 ) -> None:
     """Run an agent on a task, a task set or a prompt, and record everything."""
     from whet.apps.cli.workshop import Plan, run_plan
-    from whet.core import Budget
 
-    budget = Budget(calls=calls, micro_dollars=None if dollars is None else round(dollars * 1e6), seconds=seconds)
+    micro_dollars = None if dollars is None else round(dollars * 1e6)
+    budget = load_settings().new_budget(calls=calls, micro_dollars=micro_dollars, seconds=seconds)
     plan = Plan(
         task=task, model=model, graph=graph, split=split, limit=limit, seed=seed, policy=policy, concurrency=concurrency
     )
