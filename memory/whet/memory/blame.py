@@ -6,7 +6,7 @@
 Pure functions over promotions and policies; ``PolicyHistory`` reads both from the store.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from difflib import SequenceMatcher, unified_diff
 from itertools import chain
 
@@ -17,7 +17,8 @@ __all__ = ["MOVES", "blame", "unified", "versions"]
 MOVES = frozenset({"promoted", "rolled_back", "committed"})
 """The decisions that move the head."""
 
-Load = Callable[[str], Awaitable[Policy]]
+Load = Callable[[str], Policy]
+"""Gives a policy by its digest, without files where it was forgotten."""
 
 
 def unified(old: Policy, new: Policy, old_name: str, new_name: str) -> str:
@@ -77,7 +78,7 @@ def versions(history: Sequence[Promotion], policy: str) -> list[tuple[Promotion 
     return chain_[::-1]
 
 
-async def blame(history: Sequence[Promotion], policy: str, path: str, load: Load) -> list[tuple[Promotion | None, str]]:
+def blame(history: Sequence[Promotion], policy: str, path: str, load: Load) -> list[tuple[Promotion | None, str]]:
     """Returns (promotion, line) for each line of a file, without line ends.
 
     ``None`` stands for a line that was there before any promotion.
@@ -85,7 +86,7 @@ async def blame(history: Sequence[Promotion], policy: str, path: str, load: Load
     owners: list[Promotion | None] = []
     before: list[str] = []
     for owner, name in versions(history, policy):
-        after = _lines((await load(name)).files.get(path)) or []
+        after = _lines(load(name).files.get(path)) or []
         owners = _carry(owners, before, after, owner)
         before = after
     return [(owner, line.rstrip("\r\n")) for owner, line in zip(owners, before, strict=True)]

@@ -202,7 +202,7 @@ class Memory:
         return await self._recall.find(query, k=k, kinds=kinds, statuses=statuses, explain=explain)
 
     async def worth(self, item: str) -> "Worth":
-        """Returns what showing a lesson (its id) or a skill (``skill:NAME``) is worth, measured against withholding it."""
+        """Returns what showing a lesson (its id) or a skill (``skill:NAME``) is worth against withholding it."""
         from whet.memory.worth import worths
 
         return (await self.store.read(lambda connection: worths(connection, self.scope, [item])))[item]

@@ -10,6 +10,7 @@ moves it only from the incumbent it was decided against: who comes second gets a
 References: a digest or the beginning of one, a tag, ``head``, ``head~2`` (two moves of the head ago).
 """
 
+import asyncio
 import re
 from pathlib import Path
 
@@ -87,10 +88,7 @@ class PolicyHistory:
         Raises:
             NotFoundError: the policy has no such file.
         """
-        policy = await self.get(ref)
-        if path not in policy.files:
-            raise NotFoundError(f"policy {ref!r} has no file {path!r}; it has {', '.join(policy.files) or 'none'}")
-        return await blame((await self.log())[::-1], policy.digest, path, self._known)
+        return await self._store.read(lambda connection: _blame(connection, self._scope, path, ref))
 
     async def tag(self, name: str, ref: str = "head") -> str:
         """Names a policy and returns its digest; a tag that exists moves.
@@ -106,7 +104,7 @@ class PolicyHistory:
         """Returns the tags and the digests they name."""
         table = schema.policy_tags
         query = select(table.c.name, table.c.policy).where(table.c.scope == self._scope).order_by(table.c.name)
-        return await self._store.read(lambda connection: {name: policy for name, policy in connection.execute(query)})
+        return await self._store.read(lambda connection: {line.name: line.policy for line in connection.execute(query)})
 
     async def rollback(self, ref: str, reason: str, actor: str) -> Promotion:
         """Puts an earlier policy in force again and returns the promotion that says so.
@@ -117,7 +115,7 @@ class PolicyHistory:
         return await self._move("rolled_back", await self.get(ref), reason, actor)
 
     async def commit(self, policy: Policy, reason: str, actor: str) -> Promotion:
-        """Puts a policy that a person edited in force and returns the promotion that says so; raises like ``rollback``."""
+        """Puts a policy that a person edited in force and returns the promotion; raises like ``rollback``."""
         return await self._move("committed", policy, reason, actor)
 
     async def export(self, ref: str, folder: str | Path) -> Path:
@@ -126,14 +124,8 @@ class PolicyHistory:
         Raises:
             UserError: the folder has something in it.
         """
-        policy, target = await self.get(ref), Path(folder)
-        if target.exists() and (not target.is_dir() or any(target.iterdir())):
-            raise UserError(f"{str(target)!r} is not an empty folder; name a new one")
-        target.mkdir(parents=True, exist_ok=True)
-        for path, data in policy.files.items():
-            (target / path).parent.mkdir(parents=True, exist_ok=True)
-            (target / path).write_bytes(data)
-        return target
+        policy = await self.get(ref)
+        return await asyncio.to_thread(write_folder, policy, Path(folder))
 
     async def import_folder(self, folder: str | Path) -> Policy:
         """Returns the policy whose files lie in a folder, after storing it; the head stays.
@@ -141,13 +133,9 @@ class PolicyHistory:
         Raises:
             UserError: there is no such folder, or a file in it is no part of a policy.
         """
-        policy = read_folder(Path(folder))
+        policy = await asyncio.to_thread(read_folder, Path(folder))
         await self.put(policy)
         return policy
-
-    async def _known(self, name: str) -> Policy:
-        """Returns a policy by its digest, empty where it was forgotten."""
-        return await self._store.read(lambda connection: read_tree(connection, name))
 
     async def _move(self, decision: str, policy: Policy, reason: str, actor: str) -> Promotion:
         if not reason.strip():
@@ -155,6 +143,17 @@ class PolicyHistory:
         return await self._store.write(
             lambda connection: _move_head(connection, self._scope, decision, policy, reason, actor)
         )
+
+
+def write_folder(policy: Policy, target: Path) -> Path:
+    """Writes the files of a policy into a folder; raises as ``PolicyHistory.export``."""
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise UserError(f"{str(target)!r} is not an empty folder; name a new one")
+    target.mkdir(parents=True, exist_ok=True)
+    for path, data in policy.files.items():
+        (target / path).parent.mkdir(parents=True, exist_ok=True)
+        (target / path).write_bytes(data)
+    return target
 
 
 def read_folder(folder: Path) -> Policy:
@@ -284,6 +283,14 @@ def _move_head(connection: Connection, scope: str, decision: str, policy: Policy
     )
     append(connection, scope, promotion)
     return promotion
+
+
+def _blame(connection: Connection, scope: str, path: str, ref: str) -> list[tuple[Promotion | None, str]]:
+    policy = read_tree(connection, resolve(connection, scope, ref))
+    if path not in policy.files:
+        raise NotFoundError(f"policy {ref!r} has no file {path!r}; it has {', '.join(policy.files) or 'none'}")
+    log = history(connection, scope)
+    return blame(log, policy.digest, path, lambda name: read_tree(connection, name))
 
 
 def _tag(connection: Connection, scope: str, name: str, ref: str) -> str:

@@ -3,10 +3,11 @@
     for found in await memory.recall("sort a list in place", k=5, explain=True):
         print(found.score, found.lesson.text, found.parts)
 
-The scope and the status filter first. Three rankings are fused by reciprocal rank (Cormack et al. 2009, k = 60): cosine to
-the lesson's own text, cosine to the task it came from, and BM25; a hit of any one of them survives. To that come what
-the lesson has been proven to be worth (the bound of its interval nearest to zero) and a little for being recent. The best
-of it are chosen by maximal marginal relevance (Carbonell and Goldstein 1998), so that the same thing is not said twice.
+The scope and the status filter first. Three rankings are fused by reciprocal rank (Cormack et al. 2009, k = 60): cosine
+to the lesson's own text, cosine to the task it came from, and BM25; a hit of any one of them survives. To that come
+what the lesson has been proven to be worth (the bound of its interval nearest to zero) and a little for being recent.
+The best of it are chosen by maximal marginal relevance (Carbonell and Goldstein 1998), so that the same thing is not
+said twice.
 """
 
 from collections.abc import Sequence
@@ -42,13 +43,13 @@ _AT_LEAST = 24
 class Recalled(Record, frozen=True, kw_only=True):
     """A lesson that was found. A score of 1 is the first hit of every ranking.
 
-    With ``explain``, ``parts`` has the shares of the score (``text``, ``task``, ``keywords``, ``worth``, ``recency``) and
-    what they follow from (``cosine_text``, ``cosine_task``, ``bm25``).
+    With ``explain``, ``parts`` has the shares of the score (``text``, ``task``, ``keywords``, ``worth``, ``recency``)
+    and what they follow from (``cosine_text``, ``cosine_task``, ``bm25``).
     """
 
     lesson: Lesson
     score: float
-    parts: dict[str, float] = {}
+    parts: dict[str, float] = msgspec.field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

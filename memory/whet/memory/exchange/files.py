@@ -4,6 +4,7 @@ report = await import_file(memory.store, "atif", "trajectories/")
 count = await export_file(memory.store, "atif", "out/", run_ids=[run.id])
 """
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -62,8 +63,8 @@ async def import_file(
     """
     chosen = format_named(format) if isinstance(format, str) else format
     reports = []
-    for file in _files(Path(path), chosen):
-        data = _read(file)
+    for file in await asyncio.to_thread(_files, Path(path), chosen):
+        data = await asyncio.to_thread(_read, file)
         reports.append(await store.write(_work(store.scope, chosen, data, str(file), at, trust, actor)))
     return combined(reports, str(path))
 
@@ -108,16 +109,20 @@ async def export_file(
     """
     chosen, target = format_named(format) if isinstance(format, str) else format, Path(path)
     documents = await store.read(lambda connection: list(export_documents(connection, store.scope, chosen, run_ids)))
+    await asyncio.to_thread(_write, target, chosen, [(run.id, document) for run, document in documents])
+    return len(documents)
+
+
+def _write(target: Path, format: Format, documents: Sequence[tuple[str, Json]]) -> None:
     try:
-        if chosen.suffix == ".jsonl" or target.suffix == ".jsonl":
+        if format.suffix == ".jsonl" or target.suffix == ".jsonl":
             target.write_bytes(b"".join(encode(document) + b"\n" for _, document in documents))
         elif len(documents) == 1 and not target.is_dir():
             target.write_bytes(_pretty(documents[0][1]))
         else:
-            _write_folder(target, chosen, [(run.id, document) for run, document in documents])
+            _write_folder(target, format, documents)
     except OSError as error:
         raise UserError(f"{str(target)!r} cannot be written: {error.strerror}") from error
-    return len(documents)
 
 
 def _write_folder(folder: Path, format: Format, documents: Sequence[tuple[str, Json]]) -> None:
