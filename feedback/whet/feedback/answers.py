@@ -5,9 +5,9 @@ program.source                  # "def add(a, b):\\n    return a + b\\n"
 program.answer_line(2)          # 3: the line of the answer that line 2 of the program is
 """
 
-import ast
 import re
 import textwrap
+import warnings
 from dataclasses import dataclass
 
 __all__ = ["Block", "Program", "extract_code", "fenced_blocks", "python_program"]
@@ -80,8 +80,11 @@ def python_program(answer: str, *, prompt: str = "", entry_point: str = "") -> P
         return _program("", code, first)
     if entry_point and _mentions(code, entry_point):
         return _program(_head(prompt, entry_point), code, first)
-    candidates = (code, "    " + code.lstrip(" "), textwrap.indent(textwrap.dedent(code), "    "))
-    body = next((body for body in candidates if _parses(prompt + body)), code)
+    # A body that lost the indentation of its first line, or of all its lines, gets it back.
+    repaired = [re.sub(r"\A(\s*\n)?[ \t]*", r"\1    ", code), textwrap.indent(textwrap.dedent(code), "    ")]
+    indented = code.lstrip("\r\n")[:1] in (" ", "\t")
+    candidates = [code, *repaired] if indented else [*repaired, code]
+    body = next((body for body in candidates if _compiles(prompt + body)), code)
     return _program(prompt, body, first)
 
 
@@ -101,9 +104,11 @@ def _mentions(code: str, name: str) -> bool:
     return bool(re.search(rf"^(?:(?:async )?def|class) {escaped}\b|^{escaped} *[:=]", code, re.MULTILINE))
 
 
-def _parses(source: str) -> bool:
-    try:
-        ast.parse(source)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return False
+def _compiles(source: str) -> bool:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about escapes and comparisons in a stranger's code
+        try:
+            compile(source, "<answer>", "exec", dont_inherit=True)
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            return False
     return True

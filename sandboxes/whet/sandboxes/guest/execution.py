@@ -70,7 +70,7 @@ class Keeper:
 class Execution:
     """One guest program from fork to the last of its processes."""
 
-    def __init__(self, keeper: Keeper, request: Request, stdin: bytes) -> None:
+    def __init__(self, keeper: Keeper, request: Request, stdin: bytearray) -> None:
         self.keeper, self.config = keeper, keeper.config
         self.request, self.stdin = request, memoryview(stdin)
         self.housekeeping = request["id"] < 0
@@ -115,6 +115,8 @@ class Execution:
         if pid == 0:
             try:
                 become(self.config, self.keeper.rules, self.theirs, cwd, trusted=self.housekeeping)
+                # What a program reads from its standard input, a process that it forked before must not find in memory.
+                self.stdin[:] = bytes(len(self.stdin))
             except BaseException as error:  # the box is broken, which is no result of the guest
                 os.write(self.alarm[1], repr(error).encode())
                 os._exit(125)

@@ -68,7 +68,7 @@ class Files:
                 finally:
                     os.close(parent)
 
-    def write(self, path: str, data: bytes, mode: int = 0o644) -> None:
+    def write(self, path: str, data: bytes | bytearray, mode: int = 0o644) -> None:
         parent = os.path.dirname(relative(path))
         if parent:
             self.make_folders(parent)

@@ -92,19 +92,20 @@ class Link:
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
-        self.pending: deque[tuple[Request, bytes]] = deque()
+        self.pending: deque[tuple[Request, bytearray]] = deque()
 
-    def take(self, n: int) -> bytes:
-        parts = []
-        while n:
-            part = self.sock.recv(min(n, CHUNK))
-            if not part:
+    def take(self, n: int) -> bytearray:
+        """Returns the next ``n`` bytes; there is no other copy in memory, so whoever overwrites them removes them."""
+        data = bytearray(n)
+        left = memoryview(data)
+        while left:
+            got = self.sock.recv_into(left[:CHUNK])
+            if not got:
                 raise Ended
-            parts.append(part)
-            n -= len(part)
-        return b"".join(parts)
+            left = left[got:]
+        return data
 
-    def read(self) -> tuple[Request, bytes]:
+    def read(self) -> tuple[Request, bytearray]:
         head, body = FRAME.unpack(self.take(FRAME.size))
         return json.loads(self.take(head)), self.take(body)
 
@@ -113,7 +114,7 @@ class Link:
         config: Config = json.loads(self.take(head))
         return config
 
-    def next(self) -> tuple[Request, bytes]:
+    def next(self) -> tuple[Request, bytearray]:
         return self.pending.popleft() if self.pending else self.read()
 
     def cancelled(self, request: int) -> bool:
@@ -136,7 +137,7 @@ class Incoming:
         self.link, self.left = link, left
 
     def read(self, n: int) -> bytes:
-        data = self.link.take(min(n, self.left))
+        data = bytes(self.link.take(min(n, self.left)))
         self.left -= len(data)
         return data
 

@@ -29,7 +29,7 @@ class Zygote(Keeper):
 
     def __init__(self, link: Link, config: Config) -> None:
         super().__init__(link, config)
-        self.operations: dict[str, Callable[[Request, bytes], tuple[Answer, bytes]]] = {
+        self.operations: dict[str, Callable[[Request, bytearray], tuple[Answer, bytes]]] = {
             "exec": lambda request, body: Execution(self, request, body).run(),
             "read": self.read,
             "write": self.write,
@@ -51,7 +51,7 @@ class Zygote(Keeper):
                 header, data = {"refused": f"{error.filename or request['op']!r}: {error.strerror}"}, b""
             self.link.send({"id": request["id"], **header}, data)
 
-    def read(self, request: Request, _: bytes) -> tuple[Answer, bytes]:
+    def read(self, request: Request, _: bytearray) -> tuple[Answer, bytes]:
         fd = self.files.regular(request["path"], os.O_RDONLY)
         with open(fd, "rb") as file:
             data = file.read(request["max_bytes"] + 1)
@@ -59,18 +59,18 @@ class Zygote(Keeper):
             raise Refused(f"{request['path']!r} has more than {request['max_bytes']} bytes; raise max_bytes")
         return {}, data
 
-    def write(self, request: Request, body: bytes) -> tuple[Answer, bytes]:
+    def write(self, request: Request, body: bytearray) -> tuple[Answer, bytes]:
         self.files.write(request["path"], body)
         return {}, b""
 
-    def list(self, request: Request, _: bytes) -> tuple[Answer, bytes]:
+    def list(self, request: Request, _: bytearray) -> tuple[Answer, bytes]:
         base = relative(request["path"])
         skip = 0 if base == "." else len(base) + 1
         keep = (stat.S_IFREG, stat.S_IFLNK)
         found = [p[skip:] for p, status, _ in self.files.walk(base) if stat.S_IFMT(status.st_mode) in keep]
         return {"paths": sorted(found)}, b""
 
-    def snapshot(self, request: Request, _: bytes) -> tuple[Answer, bytes]:
+    def snapshot(self, request: Request, _: bytearray) -> tuple[Answer, bytes]:
         out = Outgoing(self.link, request["id"], request["max_bytes"])
         try:
             pack(self.files, out)
@@ -78,7 +78,7 @@ class Zygote(Keeper):
             out.left = 0  # an abandoned archive may not write its buffer later
         return {}, b""
 
-    def restore(self, request: Request, _: bytes) -> tuple[Answer, bytes]:
+    def restore(self, request: Request, _: bytearray) -> tuple[Answer, bytes]:
         incoming = Incoming(self.link, request["bytes"])
         try:
             self.clear()
@@ -93,7 +93,7 @@ class Zygote(Keeper):
         """Empties the workspace with the box's own tools: they cope with any depth and any mode."""
         argv = ["/bin/sh", "-c", "chmod -R u+rwX . ; find . -mindepth 1 -delete"]
         request: Request = {"id": -1, "argv": argv, "env": dict(os.environ), "cwd": ".", "timeout": 60.0}
-        header, output = Execution(self, request, b"").run()
+        header, output = Execution(self, request, bytearray()).run()
         if header["status"] != "ok":
             raise Refused(f"the workspace could not be emptied: {output.decode(errors='replace').strip()}")
 

@@ -36,7 +36,9 @@ class AnswerProcess:
             except BaseException as error:
                 reply = {"raised": describe_exception(error)}
             reply["id"] = frame["id"]
-            send(self._sink, reply)
+            if not send(self._sink, reply):
+                too_large = {"type": "OverflowError", "base": "OverflowError", "message": "the result is too large"}
+                send(self._sink, {"raised": too_large, "id": frame["id"]})
         os._exit(0)
 
     def _reply(self, frame: dict[str, Data]) -> dict[str, Data]:
@@ -84,7 +86,7 @@ def describe_exception(error: BaseException) -> dict[str, Data]:
     """Returns what is known of an exception: type, built-in base, message and the answer's last line in it."""
     kinds = [kind.__name__ for kind in type(error).__mro__ if getattr(builtins, kind.__name__, None) is kind]
     try:
-        message = str(error)
+        message = str(error.msg if isinstance(error, SyntaxError) else error)
     except Exception:
         message = ""
     line = error.lineno if isinstance(error, SyntaxError) and error.filename == ANSWER else None

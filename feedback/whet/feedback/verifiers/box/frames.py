@@ -23,11 +23,15 @@ class Ended(BaseException):
         self.how, self.detail = how, detail
 
 
-def send(fd: int, frame: Mapping[str, Data]) -> None:
+def send(fd: int, frame: Mapping[str, Data]) -> bool:
+    """Writes a frame; returns False, and writes nothing, for one that is larger than ``MAX_FRAME``."""
     body = json.dumps(frame).encode()
+    if len(body) > MAX_FRAME:
+        return False
     data = memoryview(struct.pack(">I", len(body)) + body)
     while data:
         data = data[os.write(fd, data) :]
+    return True
 
 
 def receive(fd: int, deadline: float) -> bytes | None:

@@ -4,14 +4,28 @@ Standard library only.
 """
 
 import builtins
+import ctypes
 import json
 import os
 import signal
+import time
 from collections.abc import Iterator, Mapping, Sequence
 
 from whet.feedback.verifiers.box.answer import AnswerProcess
 from whet.feedback.verifiers.box.codec import Data, NotDataError, cut, decode, encode, short_repr
 from whet.feedback.verifiers.box.frames import Ended, receive, send
+
+
+def set_dumpable(dumpable: bool) -> None:
+    """Opens or closes this process's memory and descriptors to other processes of the same user.
+
+    Raises:
+        RuntimeError: the system cannot do that.
+    """
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+    prctl(4, int(dumpable), 0, 0, 0)  # PR_SET_DUMPABLE
+    if prctl(3, 0, 0, 0, 0) != dumpable:  # PR_GET_DUMPABLE
+        raise RuntimeError(f"PR_SET_DUMPABLE {dumpable} failed: the tests' process cannot be protected")
 
 
 def fork_answer() -> "AnswerChannel":
@@ -25,6 +39,7 @@ def fork_answer() -> "AnswerChannel":
         return AnswerChannel(pid, up_read, down_write)
     try:
         os.setsid()
+        set_dumpable(True)  # an undumpable process has no use of its own /proc/self, and its memory is counted roughly
         null = os.open(os.devnull, os.O_RDWR)
         for fd in (0, 1, 2):
             os.dup2(null, fd)
@@ -45,7 +60,7 @@ class AnswerChannel:
     def __init__(self, pid: int, source: int, sink: int) -> None:
         self._pid, self._source, self._sink = pid, source, sink
         self._next = 0
-        self.deadline = float("inf")
+        self.seconds = float("inf")  # that the answer may still take
         self.calls: list[tuple[str, str]] = []  # (call, repr of the result), in order
         self._error: BaseException | None = None
         self._raised: dict[str, Data] = {}
@@ -56,8 +71,7 @@ class AnswerChannel:
 
     def load(self, source: str) -> dict[str, Data] | None:
         """Loads the program; returns what it raised, or ``None``."""
-        raised = self._ask({"op": "load", "source": source}).get("raised")
-        return raised if isinstance(raised, dict) else None
+        return _cleaned(self._ask({"op": "load", "source": source}).get("raised"))
 
     def ask(self, op: str, on: int, args: Sequence[object], kwargs: Mapping[str, object]) -> object:
         """Returns the result of an operation on an object of the answer's process; raises what it raised."""
@@ -65,27 +79,30 @@ class AnswerChannel:
         frame = {"op": op, "on": on, "args": sent, "kwargs": encode(dict(kwargs), _refer_remote)}
         reply = self._ask(frame)
         try:
-            raised, value = reply.get("raised"), decode(reply.get("value"), self._resolve)
+            raised, value = _cleaned(reply.get("raised")), decode(reply.get("value"), self._resolve)
             changed = decode(reply["args"], self._resolve) if "args" in reply else ()
-        except (ValueError, TypeError, LookupError, OverflowError, RecursionError, AttributeError) as error:
+        except (ValueError, TypeError, LookupError, ArithmeticError, RecursionError, AttributeError) as error:
             raise Ended("tampered", f"the answer's process sent no data: {error}") from None
         if isinstance(changed, tuple):
             _change_in_place(args, changed)
-        if isinstance(raised, dict):
+        if raised is not None:
             self._error, self._raised = rebuild_exception(raised), raised
             raise self._error
         return value
 
     def _resolve(self, index: int, text: str) -> "Remote":
-        return Remote(self, index, text)
+        return Remote(self, index, cut(text))
 
     def _ask(self, frame: dict[str, Data]) -> dict[str, Data]:
         self._next += 1
+        started = time.monotonic()
         try:
-            send(self._sink, {**frame, "id": self._next})
-            body = receive(self._source, self.deadline)
+            if not send(self._sink, {**frame, "id": self._next}):
+                raise NotDataError("a test passes more data to the answer than one frame holds")
+            body = receive(self._source, started + self.seconds)
         except BrokenPipeError:
             body = None
+        self.seconds -= time.monotonic() - started
         if body is None:
             raise self._post_mortem()
         try:
@@ -97,7 +114,15 @@ class AnswerChannel:
         return reply
 
     def _post_mortem(self) -> Ended:
-        status = os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
+        for _ in range(50):
+            pid, waited = os.waitpid(self._pid, os.WNOHANG)
+            if pid:
+                break
+            time.sleep(0.01)
+        else:
+            self.kill()
+            return Ended("tampered", "the answer closed the test channel")
+        status = os.waitstatus_to_exitcode(waited)
         if status == -signal.SIGXCPU:
             return Ended("timeout", "the answer used up its CPU time")
         if status < 0:
@@ -111,6 +136,20 @@ class AnswerChannel:
                 target(self._pid, signal.SIGKILL)
             except (ProcessLookupError, PermissionError):
                 continue
+
+
+def _cleaned(raised: Data) -> dict[str, Data] | None:
+    """Returns what the answer's process says of an exception with fields of the right types, or ``None``."""
+    if not isinstance(raised, dict):
+        return None
+    line, missing = raised.get("line"), raised.get("missing")
+    return {
+        "type": cut(str(raised.get("type"))),
+        "base": str(raised.get("base")),
+        "message": cut(str(raised.get("message"))),
+        "line": line if isinstance(line, int) and not isinstance(line, bool) else None,
+        "missing": cut(str(missing)) if missing else None,
+    }
 
 
 def _refer_remote(value: object) -> Data:

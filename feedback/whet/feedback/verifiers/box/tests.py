@@ -6,19 +6,17 @@ Standard library only. ``main`` reads a job from standard input and writes the n
 import ast
 import builtins
 import copy
-import ctypes
 import json
 import operator
 import os
 import random
 import signal
 import sys
-import time
 from collections.abc import Callable, Mapping
 
 from whet.feedback.verifiers.box.codec import Data, NotDataError, cut, decode, encode, short_repr
 from whet.feedback.verifiers.box.frames import Ended
-from whet.feedback.verifiers.box.remote import AnswerChannel, Remote, fork_answer, show_exception
+from whet.feedback.verifiers.box.remote import AnswerChannel, Remote, fork_answer, set_dumpable, show_exception
 
 WATCH = "__whet__"
 OPERATORS: dict[type[ast.cmpop], tuple[str, Callable[[object, object], object]]] = {
@@ -177,7 +175,9 @@ class Job:
             if report["load"] is None:
                 self._run(ast.fix_missing_locations(tree))
         except Ended as ended:
-            report["ended"] = [ended.how, ended.detail]
+            # A call without a result is the one during which it ended.
+            pending = [call for call, result in self._channel.calls[-1:] if not result]
+            report["ended"] = [ended.how, ": ".join([*pending, ended.detail])]
         except Infrastructure as error:
             report["infra"] = str(error)
         except SyntaxError as error:
@@ -190,6 +190,8 @@ class Job:
             self._entry_point()
         except AttributeError:
             return {"type": "NameError", "message": f"{self._entry} is not defined", "line": None, "missing": None}
+        except Exception as error:  # only an answer that broke its own process raises anything else
+            return self._channel.origin(error)
         return None
 
     def _run(self, tree: ast.Module) -> None:
@@ -242,7 +244,7 @@ class Job:
         for name in sorted({*names, self._entry} - bound - {""}):
             try:
                 found[name] = getattr(answer, name)
-            except AttributeError:
+            except Exception:  # AttributeError, or whatever a broken answer raises
                 continue  # using it is a NameError of the tests, as it would be in one namespace
         return found
 
@@ -275,25 +277,13 @@ def _bound_names(tree: ast.AST) -> set[str]:
     return names
 
 
-def harden() -> None:
-    """Closes this process's memory and descriptors to the answer, which runs under the same user.
-
-    Raises:
-        RuntimeError: the system cannot do that.
-    """
-    prctl = ctypes.CDLL(None, use_errno=True).prctl
-    prctl(4, 0, 0, 0, 0)  # PR_SET_DUMPABLE
-    if prctl(3, 0, 0, 0, 0) != 0:  # PR_GET_DUMPABLE
-        raise RuntimeError("the tests' process cannot be protected: PR_SET_DUMPABLE failed")
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a signal sent by the answer ends it visibly
-
-
 def main() -> None:
     """Runs the job of standard input and ends the process."""
-    harden()
+    set_dumpable(False)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a signal sent by the answer ends this process visibly
     channel = fork_answer()
     job = json.loads(sys.stdin.buffer.read())
-    channel.deadline = time.monotonic() + job["seconds"]
+    channel.seconds = job["seconds"]
     report = Job(channel, job).run()
     channel.kill()
     data = memoryview((job["nonce"] + json.dumps(report) + "\n").encode())
