@@ -5,11 +5,13 @@ client = await clients.get()            # this loop's; a notebook or a sync entr
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
+import contextvars
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from typing import Generic, TypeVar
 from weakref import WeakKeyDictionary
 
-__all__ = ["PerLoop"]
+__all__ = ["PerLoop", "run_sync"]
 
 T = TypeVar("T")
 
@@ -40,3 +42,13 @@ class PerLoop(Generic[T]):
             yield resource
         finally:
             await self._close(resource)
+
+
+def run_sync(make: Callable[[], Coroutine[None, None, T]]) -> T:
+    """Runs async work to its end on a loop of its own, in a thread of its own, and returns its result.
+
+    It works where a loop is running already, and blocks that one meanwhile. Context variables are those of the caller.
+    """
+    context = contextvars.copy_context()
+    with ThreadPoolExecutor(1, thread_name_prefix="whet-sync") as thread:
+        return thread.submit(context.run, lambda: asyncio.run(make())).result()

@@ -9,7 +9,7 @@ A back end (transformers, LiteLLM, the OpenAI SDK, LangChain) is imported when i
 from whet.core.models.model import Model
 from whet.core.models.pricing import FREE, Estimate, Estimating, Price, estimate_call
 from whet.core.models.recorded import Exchange, RecordedModel, Tape
-from whet.core.models.registry import load_model
+from whet.core.models.registry import as_model, load_model
 from whet.core.models.scripted import ScriptedModel, say_tool
 from whet.core.models.wrappers import Budgeted, Cached, Limited, Recording, Retrying, Wrapper
 
@@ -29,6 +29,7 @@ __all__ = [
     "ScriptedModel",
     "Tape",
     "Wrapper",
+    "as_model",
     "estimate_call",
     "load_model",
     "say_tool",

@@ -8,13 +8,18 @@ load_model("recorded:calls.jsonl")                            # replay
 load_model("my_package.models:MyModel", size=3)               # your own
 """
 
+import sys
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from whet.core.errors import UserError
 from whet.core.loading import call_factory, is_dotted_path, load_object, nearest
 from whet.core.models.model import Model
 
-__all__ = ["MODELS", "load_model"]
+if TYPE_CHECKING:
+    from langchain_core.language_models import BaseChatModel
+
+__all__ = ["MODELS", "as_model", "load_model"]
 
 MODELS = {
     "hf": "whet.core.models.hf:HFModel",
@@ -63,3 +68,24 @@ def _checked(factory: Callable[..., object], arguments: list[str], options: dict
     if not isinstance(model, Model):
         raise UserError(f"{what} made {model!r}, which is no Model: it needs a name and an async complete()")
     return model
+
+
+def as_model(model: "Model | BaseChatModel | str") -> Model:
+    """Returns a model as it is, a name's model, or any LangChain chat model as a model.
+
+    Raises:
+        UserError: it is none of these, or there is no such model.
+    """
+    if isinstance(model, str):
+        return load_model(model)
+    if isinstance(model, Model):
+        return model
+    # Who holds a chat model has imported its package; nobody else pays for that.
+    if "langchain_core.language_models" in sys.modules:
+        from langchain_core.language_models import BaseChatModel
+
+        from whet.core.models.langchain import LangChainModel
+
+        if isinstance(model, BaseChatModel):
+            return LangChainModel(model)
+    raise UserError(f"{model!r} is no model; give a name, a Model, or a LangChain chat model")
