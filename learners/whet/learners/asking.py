@@ -1,0 +1,125 @@
+"""Learning with a model: asks for lessons or a skill in JSON, and reads what comes back with patience.
+
+    lessons, usage = await ask_for_lessons(model, judged, source="lessons")
+
+Nothing that the model says is believed: evidence must be among the runs it was shown, and the gate decides.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+
+import msgspec
+
+from whet.core.errors import UserError
+from whet.core.models import Model
+from whet.core.prompting import describe_failure
+from whet.core.records import Json, Lesson, Message, Sampling, Trust, Usage
+from whet.learners.view import Judged
+from whet.skills import Skill
+
+__all__ = ["ask_for_lessons", "ask_for_wording", "describe_run", "read_json"]
+
+MAX_RUNS = 12
+MAX_LESSONS = 8
+MAX_TEXT = 1000
+_CLIPPED = 1500
+
+_ASK = """Below are attempts at tasks and what verifiers found. What should be known next time?
+Write lessons that help with other tasks like these: short, true on their own, and never about one single task.
+Answer with a JSON list and nothing else:
+[{"text": "the lesson", "applies_when": "the tasks it helps with", "runs": ["ids of the runs it rests on"]}]"""
+
+_WORD = """Describe this skill for a catalogue: what it holds and when to use it, in at most three sentences.
+Answer with JSON and nothing else: {"description": "…"}"""
+
+
+async def ask_for_lessons(model: Model, judged: Sequence[Judged], *, source: str) -> tuple[list[Lesson], Usage]:
+    """Returns the lessons that the model draws from the newest runs, failures first, and what asking took.
+
+    An answer that holds no usable lesson gives none.
+
+    Raises:
+        ModelError: the model could not be asked.
+        BudgetError: the budget does not allow it.
+    """
+    shown = sorted(judged, key=lambda item: (item.passed, -item.run.started_at))[:MAX_RUNS]
+    if not shown:
+        return [], Usage()
+    messages = [Message(role="user", content="\n\n".join([_ASK, *(describe_run(item) for item in shown)]))]
+    completion = await model.complete(messages, sampling=Sampling(temperature=0.0))
+    runs = {item.run.id: item for item in shown}
+    return [*_lessons(completion.text, runs, source)][:MAX_LESSONS], completion.usage
+
+
+async def ask_for_wording(model: Model, skill: Skill) -> tuple[Skill, Usage]:
+    """Returns the skill with a description by the model, and what asking took.
+
+    What the model says is used where it keeps to the format; otherwise the skill stays as it is.
+
+    Raises:
+        ModelError: the model could not be asked.
+        BudgetError: the budget does not allow it.
+    """
+    messages = [Message(role="user", content=f"{_WORD}\n\n{skill.body}")]
+    completion = await model.complete(messages, sampling=Sampling(temperature=0.0))
+    entry = next(_entries(read_json(completion.text)), {})
+    said = entry.get("description")
+    worded = msgspec.structs.replace(skill, description=said.strip() if isinstance(said, str) else "")
+    try:
+        worded.render()
+    except UserError:
+        return skill, completion.usage
+    return worded, completion.usage
+
+
+def describe_run(item: Judged) -> str:
+    """Returns a run as a model is shown it: id, task, answer, and the checks that failed."""
+    failing = [check for verdict in item.verdicts for check in verdict.checks if not check.passed]
+    found = [describe_failure(check.call, check.got, check.expected) for check in failing if check.call][:3]
+    outcome = "passed" if item.passed else " ".join(["failed.", *found])
+    return (
+        f"## Run {item.run.id}\nTask: {item.task.prompt[:_CLIPPED]}\n"
+        f"Answer:\n{(item.run.answer or '')[:_CLIPPED]}\nOutcome: {outcome}"
+    )
+
+
+def read_json(text: str) -> Json:
+    """Returns the first JSON list or object in a text, whatever stands around it; ``None`` where there is none."""
+    decoder = json.JSONDecoder()
+    for start, character in enumerate(text):
+        if character in "[{":
+            try:
+                value: Json = decoder.raw_decode(text, start)[0]
+            except (ValueError, RecursionError):
+                continue
+            if value:
+                return value
+    return None
+
+
+def _lessons(text: str, runs: dict[str, Judged], source: str) -> Iterator[Lesson]:
+    for entry in _entries(read_json(text)):
+        said, when, named = entry.get("text"), entry.get("applies_when"), entry.get("runs")
+        if not isinstance(said, str) or not said.strip() or len(said) > MAX_TEXT:
+            continue
+        ids = [id for id in named if isinstance(id, str) and id in runs] if isinstance(named, list) else []
+        # Where the model names no run that it was shown, the lesson rests on all of them.
+        rests_on = ids or list(runs)
+        tainted = any(runs[id].run.trust == "tainted" for id in rests_on)
+        trust: Trust = "tainted" if tainted else "trusted"
+        yield Lesson(
+            text=said.strip(),
+            applies_when=when.strip() if isinstance(when, str) else "",
+            source=source,
+            trust=trust,
+            derived_from=tuple(rests_on),
+            reason="drawn by a model from these runs",
+        )
+
+
+def _entries(value: Json) -> Iterator[dict[str, Json]]:
+    """Returns the objects of a list, of an object's ``lessons``, or the object itself."""
+    if isinstance(value, dict):
+        value = value["lessons"] if isinstance(value.get("lessons"), list) else [value]
+    if isinstance(value, list):
+        yield from (entry for entry in value if isinstance(entry, dict))

@@ -1,0 +1,200 @@
+"""What functions mean, found in the record: definitions that reproduce the checks of training tasks.
+
+    found = await find_definitions(cases, sandboxes)
+    found.known["zorp"].helper.source      # "def zorp(x): return x[::-1]"
+    found.examples["blick"]                # ("blick([2, 1]) == [1, 2]",) where no definition was found
+
+An answer names helper functions and puts them together in an entry point. A passing answer vouches for its helpers; a
+failing one still says how they are composed, and its verdict which results were expected. So every definition that was
+ever written, under its own name or another, is a hypothesis that the recorded checks can confirm or refute. Helpers
+are settled one unknown at a time, from answers in which all others are known.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+
+import msgspec
+
+from whet.core.records import Record, Trust
+from whet.feedback import FreshSandboxes
+from whet.learners.programs import Helper, Parts, rename
+from whet.learners.replay import Trial, replay
+
+__all__ = ["Case", "Definition", "Definitions", "find_definitions"]
+
+MAX_BODIES = 64
+MAX_CASES = 4
+MAX_ROUNDS = 6
+MAX_EXAMPLES = 3
+TOLERATED = 0.2
+
+
+class Case(Record, frozen=True, kw_only=True):
+    """A judged answer: its parts and the recorded checks (call, expected). ``evidence``: ids of run and verdicts."""
+
+    task_id: str
+    prompt: str
+    parts: Parts
+    checks: tuple[tuple[str, str], ...]
+    passed: bool
+    evidence: tuple[str, ...]
+    entry_point: str
+    trust: Trust = "trusted"
+
+
+class Definition(Record, frozen=True, kw_only=True):
+    """A helper and the cases whose checks it reproduces, or fails to. Tainted when only strangers wrote its text."""
+
+    helper: Helper
+    supports: tuple[Case, ...] = ()
+    contradicts: tuple[Case, ...] = ()
+    trust: Trust = "trusted"
+
+    @property
+    def tasks(self) -> int:
+        """How many different tasks support it."""
+        return len({case.task_id for case in self.supports})
+
+    @property
+    def sound(self) -> bool:
+        """Whether enough supports it: two tasks, or one that checks it alone; and hardly any contradicts it."""
+        alone = any(case.parts.alone == self.helper.name for case in self.supports)
+        against = len({case.task_id for case in self.contradicts})
+        return (alone or self.tasks >= 2) and against <= TOLERATED * (self.tasks + against)
+
+
+class Definitions(Record, frozen=True, kw_only=True):
+    """What was found: sound definitions, worked examples and refuted bodies of helpers that stay unknown."""
+
+    known: dict[str, Definition] = msgspec.field(default_factory=dict)
+    examples: dict[str, tuple[str, ...]] = msgspec.field(default_factory=dict)
+    refuted: dict[str, tuple[Helper, ...]] = msgspec.field(default_factory=dict)
+    cases: dict[str, tuple[Case, ...]] = msgspec.field(default_factory=dict)
+
+
+async def find_definitions(cases: Sequence[Case], sandboxes: FreshSandboxes) -> Definitions:
+    """Returns the definitions that the cases support.
+
+    Raises:
+        SandboxError: no sandbox could be had for the replay.
+    """
+    usable = [case for case in cases if case.checks and case.parts.helpers]
+    search = _Search(usable, sandboxes)
+    for _ in range(MAX_ROUNDS):
+        if not await search.settle():
+            break
+    known = await search.weigh()
+    unknown = sorted({name for case in usable for name in case.parts.helpers} - set(known))
+    alone = {name: tuple(case for case in usable if case.parts.alone == name) for name in unknown}
+    return Definitions(
+        known=known,
+        examples={name: _examples(name, found) for name, found in alone.items() if found},
+        refuted={name: search.written(name) for name, found in alone.items() if found},
+        cases={name: found for name, found in alone.items() if found},
+    )
+
+
+class _Search:
+    """Settles one helper after the other."""
+
+    def __init__(self, cases: Sequence[Case], sandboxes: FreshSandboxes) -> None:
+        self.cases, self.sandboxes = cases, sandboxes
+        self.known: dict[str, Helper] = {}
+        self._vouched: dict[str, Counter[str]] = defaultdict(Counter)
+        self._written: dict[str, dict[str, Helper]] = defaultdict(dict)
+        bodies: Counter[str] = Counter()
+        plain: dict[str, Helper] = {}
+        self._trusted: set[str] = set()
+        for case in cases:
+            for name, helper in case.parts.helpers.items():
+                self._written[name][helper.source] = helper
+                self._vouched[name][helper.source] += case.passed
+                self._trusted |= {helper.body} if case.trust == "trusted" else set()
+                if not helper.needs:
+                    bodies[helper.body] += 1
+                    plain[helper.body] = helper
+        self._bodies = [plain[body] for body, _ in bodies.most_common(MAX_BODIES)]
+
+    def written(self, name: str) -> tuple[Helper, ...]:
+        """Returns the definitions that answers gave this helper."""
+        return tuple(self._written[name].values())
+
+    async def settle(self) -> bool:
+        """Settles the helpers that are the only unknown of some case; returns whether there was one."""
+        open_cases = self._open_cases()
+        questions = [(name, helper) for name in open_cases for helper in self._hypotheses(name)]
+        trials = [
+            Trial(sources=_sources(case, {**self.known, name: helper}), checks=case.checks)
+            for name, helper in questions
+            for case in open_cases[name]
+        ]
+        shares = iter(await replay(self.sandboxes, trials))
+        scores: dict[str, list[tuple[int, Helper]]] = defaultdict(list)
+        for name, helper in questions:
+            held = sum(next(shares) == 1.0 for _ in open_cases[name])
+            scores[name].append((held, helper))
+        chosen = {name: self._choose(name, open_cases[name], found) for name, found in scores.items()}
+        settled = {name: helper for name, helper in chosen.items() if helper is not None}
+        self.known.update(settled)
+        return bool(settled)
+
+    def _open_cases(self) -> dict[str, list[Case]]:
+        """Returns, per unknown helper, a few cases of different tasks in which all others are known, short first."""
+        found: dict[str, dict[str, Case]] = defaultdict(dict)
+        for case in sorted(self.cases, key=lambda case: (len(case.parts.helpers), case.task_id)):
+            unknown = [name for name in case.parts.helpers if name not in self.known]
+            if len(unknown) == 1 and len(found[unknown[0]]) < MAX_CASES:
+                found[unknown[0]].setdefault(case.task_id, case)
+        return {name: list(cases.values()) for name, cases in found.items()}
+
+    def _hypotheses(self, name: str) -> Iterable[Helper]:
+        """Returns definitions of this helper, those it was given first, then bodies of others under its name."""
+        own = sorted(
+            self._written[name].values(), key=lambda helper: (-self._vouched[name][helper.source], helper.source)
+        )
+        renamed = [rename(helper, name) for helper in self._bodies]
+        return {helper.source: helper for helper in (*own, *renamed)}.values()
+
+    def _choose(self, name: str, cases: Sequence[Case], scores: Sequence[tuple[int, Helper]]) -> Helper | None:
+        """Returns the hypothesis that reproduces most cases; none where chance could have chosen.
+
+        Hypotheses that reproduce the same checks are told apart by the answers that passed with them. Where that does
+        not tell either, any of them will do if the checks were on the helper alone; else the matter stays open.
+        """
+        most = max((held for held, _ in scores), default=0)
+        if not most or most < (1 - TOLERATED) * len(cases):
+            return None
+        best = [helper for held, helper in scores if held == most]
+        vouched = [helper for helper in best if self._vouched[name][helper.source]]
+        alone = any(case.parts.alone == name for case in cases)
+        return best[0] if alone or len(best) == 1 or len(vouched) == 1 else None
+
+    async def weigh(self) -> dict[str, Definition]:
+        """Returns the settled definitions that stay sound when all cases are replayed with them."""
+        whole = [case for case in self.cases if set(case.parts.helpers) <= set(self.known)]
+        shares = await replay(
+            self.sandboxes, [Trial(sources=_sources(case, self.known), checks=case.checks) for case in whole]
+        )
+        weighed = {
+            name: Definition(
+                helper=helper,
+                trust="trusted" if helper.body in self._trusted else "tainted",
+                supports=tuple(c for c, s in zip(whole, shares, strict=True) if name in c.parts.helpers and s == 1.0),
+                contradicts=tuple(c for c, s in zip(whole, shares, strict=True) if name in c.parts.helpers and s < 1.0),
+            )
+            for name, helper in self.known.items()
+        }
+        return {name: definition for name, definition in sorted(weighed.items()) if definition.sound}
+
+
+def _sources(case: Case, helpers: Mapping[str, Helper]) -> tuple[str, ...]:
+    used = [helpers[name].source for name in case.parts.helpers]
+    return (*case.parts.imports, *used, case.parts.entry.source)
+
+
+def _examples(name: str, cases: Sequence[Case]) -> tuple[str, ...]:
+    """Returns worked examples of a helper that was checked alone: ``zorp([3, 1, 2]) == [2, 1, 3]``."""
+    lines = [
+        f"{name}{call.removeprefix(case.entry_point)} == {expected}" for case in cases for call, expected in case.checks
+    ]
+    return tuple(dict.fromkeys(lines))[:MAX_EXAMPLES]

@@ -1,0 +1,116 @@
+"""Running an agent as one arm of a comparison, and measuring an arm on a set of tasks.
+
+evaluate = evaluator(agent, budget)
+score = await evaluate(Arm(policy=policy, lessons=ids), task, seed)     # 1.0, 0.0, or None: nobody could judge
+result = await measure(evaluate, arm, sealed_tasks)                     # pass rate with its interval
+"""
+
+import asyncio
+import re
+from collections.abc import Callable, Sequence
+
+from whet.agents import Agent, RunResult
+from whet.core.budget import Budget
+from whet.core.errors import BudgetError, UserError
+from whet.core.records import Record, Task, Usage
+from whet.learners.gate import Arm, Evaluate, Score
+
+__all__ = ["Measured", "evaluator", "measure", "score_of"]
+
+# What is not the agent's doing: a run that failed so was not judged, whatever it was about to answer.
+_HOST = re.compile(r"\b(ModelError|SandboxError|StoreError|VerifierError)\b")
+_Z = 1.959964
+
+
+class Measured(Record, frozen=True, kw_only=True):
+    """A pass rate with its 95 % Wilson interval over tasks; ``dropped`` runs were judged by nobody."""
+
+    mean: float | None
+    low: float
+    high: float
+    n: int
+    dropped: int = 0
+    usage: Usage = Usage()
+
+
+def evaluator(agent: Agent, budget: Budget | None = None, *, tags: Sequence[str] = ()) -> Evaluate:
+    """Returns what runs the agent under an arm's policy and lessons for the gate: nothing is withheld.
+
+    It raises BudgetError when the budget ends a run, and nothing for what a run did.
+    """
+
+    async def evaluate(arm: Arm, task: Task, seed: int) -> Score:
+        result = await agent.arun(
+            task, seed=seed, budget=budget, purpose="gate", policy=arm.policy, lessons=arm.lessons, tags=tags
+        )
+        return score_of(result)
+
+    return evaluate
+
+
+def score_of(result: RunResult) -> Score:
+    """Returns 1 for a pass, 0 for a fail or an agent that broke down, ``None`` where the host failed or nobody judged.
+
+    Raises:
+        BudgetError: the budget ended the run.
+    """
+    run = result.run
+    if run.status == "cancelled":
+        raise BudgetError(f"run {run.id!r} was ended: {run.error}")
+    value: float | None = None
+    if run.status == "failed" and not _HOST.search(run.error or ""):
+        value = 0.0
+    if run.status == "done" and result.score is not None:
+        value = float(result.passed)
+    return Score(value=value, usage=run.usage, run_id=run.id)
+
+
+async def measure(
+    evaluate: Evaluate,
+    arm: Arm,
+    tasks: Sequence[Task],
+    *,
+    seed: int = 0,
+    concurrency: int = 4,
+    on_score: Callable[[Task, Score], None] | None = None,
+) -> Measured:
+    """Returns the pass rate of an arm, one run per task.
+
+    Raises:
+        UserError: there are no tasks.
+        BudgetError: the budget ended a run.
+    """
+    if not tasks:
+        raise UserError("there are no tasks to measure on; give the task set more tasks")
+    slots = asyncio.Semaphore(concurrency)
+
+    async def one(task: Task) -> Score:
+        async with slots:
+            score = await evaluate(arm, task, seed)
+        if on_score is not None:
+            on_score(task, score)
+        return score
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            running = [group.create_task(one(task)) for task in tasks]
+    except* BudgetError as errors:
+        raise BudgetError(str(errors.exceptions[0])) from None
+    return _summary([task.result() for task in running])
+
+
+def _summary(scores: Sequence[Score]) -> Measured:
+    values = [score.value for score in scores if score.value is not None]
+    n = len(values)
+    mean = sum(values) / n if n else None
+    low, high = _wilson(sum(values) / n, n) if n else (0.0, 1.0)
+    usage = sum((score.usage for score in scores), Usage())
+    return Measured(mean=mean, low=low, high=high, n=n, dropped=len(scores) - n, usage=usage)
+
+
+def _wilson(mean: float, n: int) -> tuple[float, float]:
+    """Returns the 95 % score interval of a proportion (Wilson 1927)."""
+    scale = 1 + _Z**2 / n
+    middle = (mean + _Z**2 / (2 * n)) / scale
+    half = _Z / scale * (mean * (1 - mean) / n + _Z**2 / (4 * n**2)) ** 0.5
+    return max(0.0, middle - half), min(1.0, middle + half)

@@ -1,0 +1,85 @@
+"""The ``Learner`` contract: from what a memory holds on training tasks to a proposal for the gate.
+
+    async for proposal in learner.propose(TrainMemory(memory), incumbent, Budget(calls=20)):
+        print(proposal.candidate.summary, len(proposal.lessons))
+
+Learners are named by a registered short name (``lessons``, ``skills``) or a dotted path ``package.module:Class``.
+"""
+
+import inspect
+from collections.abc import AsyncIterator
+from importlib import import_module
+from typing import Protocol, runtime_checkable
+
+from whet.core.budget import Budget
+from whet.core.errors import UserError
+from whet.core.policy import Policy
+from whet.core.records import Candidate, Lesson, Record
+from whet.learners.gate import Arm
+from whet.learners.view import TrainMemory
+
+__all__ = ["LEARNERS", "Learner", "Proposal", "load_learner"]
+
+LEARNERS = {
+    "lessons": "whet.learners.lessons:LessonLearner",
+    "skills": "whet.learners.skills:SkillLearner",
+}
+"""Registered learners: short name to dotted path."""
+
+
+class Proposal(Record, frozen=True, kw_only=True):
+    """A change for the gate: a new policy, new lessons, or both, with the record of where they come from.
+
+    A proposal that only adds lessons keeps the incumbent's policy. ``retires`` are ids of lessons it replaces.
+    """
+
+    candidate: Candidate
+    policy: Policy
+    lessons: tuple[Lesson, ...] = ()
+    retires: tuple[str, ...] = ()
+
+    def arm(self, incumbent: Arm) -> Arm:
+        """Returns the side of the gate's comparison that this proposal is."""
+        kept = tuple(id for id in incumbent.lessons if id not in self.retires)
+        added = tuple(lesson.id for lesson in self.lessons if lesson.id not in kept)
+        return Arm(policy=self.policy, lessons=(*kept, *added))
+
+
+@runtime_checkable
+class Learner(Protocol):
+    """Proposes changes from experience. It sees training tasks only, and spends no more than its budget."""
+
+    @property
+    def name(self) -> str:
+        """The learner's name, recorded with its candidates."""
+        ...
+
+    def propose(self, view: TrainMemory, incumbent: Arm, budget: Budget) -> AsyncIterator[Proposal]:
+        """Yields proposals, the most promising first; none when there is nothing new to learn.
+
+        Raises:
+            BudgetError: the budget does not allow what the learner needs.
+        """
+        ...
+
+
+def load_learner(name: str, **options: object) -> Learner:
+    """Returns a learner by its short name or dotted path, made with these options.
+
+    Raises:
+        UserError: no such learner, or it does not take one of the options; the message lists what there is.
+    """
+    path = LEARNERS.get(name, name)
+    module, _, attribute = path.partition(":")
+    try:
+        made = vars(import_module(module))[attribute]
+    except (ImportError, KeyError, ValueError) as error:
+        known = ", ".join(sorted(LEARNERS))
+        raise UserError(f"no learner {name!r} ({error}); there are {known}, or give package.module:Class") from error
+    accepted = inspect.signature(made).parameters
+    if unknown := sorted(set(options) - set(accepted)):
+        raise UserError(f"learner {name!r} takes no {', '.join(unknown)}; it takes {', '.join(accepted) or 'nothing'}")
+    learner = made(**options)
+    if not isinstance(learner, Learner):
+        raise UserError(f"{path!r} is no learner: it needs a name and propose(view, incumbent, budget)")
+    return learner

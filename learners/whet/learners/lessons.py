@@ -1,0 +1,202 @@
+"""Lessons from experience: definitions that the record confirms, what people said, and, with a model, its reflections.
+
+    learner = LessonLearner()                      # needs no model
+    async for proposal in learner.propose(view, incumbent, Budget()):
+        print(proposal.lessons[0].text)            # def zorp(x): return x[::-1]
+
+Without a model a lesson is a helper function that reproduces the checks of several training tasks (or of one that
+checks it alone), a remark of a person, or, for a helper nobody got right yet, its worked examples and rejected forms.
+With a model, it is asked what a competent colleague would want to know next time (Reflexion, Shinn et al. 2023).
+Every lesson names the runs, verdicts and feedback it comes from; what strangers wrote makes a tainted proposal.
+"""
+
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
+
+from whet.core.budget import Budget
+from whet.core.models import Budgeted, Model, load_model
+from whet.core.records import Candidate, Feedback, Lesson, LessonKind, Trust, Usage
+from whet.feedback import FreshSandboxes
+from whet.learners.asking import ask_for_lessons
+from whet.learners.cases import corrected, read_cases
+from whet.learners.definitions import Case, Definition, Definitions, find_definitions
+from whet.learners.gate import Arm
+from whet.learners.learner import Proposal
+from whet.learners.programs import Helper
+from whet.learners.view import Judged, TrainMemory
+
+__all__ = ["LessonLearner", "self_contained"]
+
+NAME = "lessons"
+MIN_WORDS = 3
+MAX_TEXT = 1000
+_EVIDENCE = 20
+
+
+class LessonLearner:
+    """Proposes lessons: one proposal per kind, the most certain first, tainted ones apart.
+
+    ``sandboxes`` is where definitions are replayed (a pool of its own unless given); ``model`` a model or its name to
+    reflect with; ``hints``: whether worked examples and rejected forms are proposed for helpers without a definition.
+    """
+
+    def __init__(
+        self, sandboxes: FreshSandboxes | None = None, model: Model | str | None = None, hints: bool = True
+    ) -> None:
+        self._sandboxes = sandboxes
+        self._model = load_model(model) if isinstance(model, str) else model
+        self._hints = hints
+
+    @property
+    def name(self) -> str:
+        """The learner's name."""
+        return NAME
+
+    async def propose(self, view: TrainMemory, incumbent: Arm, budget: Budget) -> AsyncIterator[Proposal]:
+        """Yields proposals that add lessons to the incumbent; none for what is known, quarantined or retired.
+
+        Raises:
+            BudgetError: the budget does not allow to ask the model.
+            SandboxError: no sandbox could be had.
+        """
+        feedback = await view.feedback()
+        judged = await view.judged()
+        async with self._pool() as sandboxes:
+            corrections = await corrected(view, feedback, sandboxes)
+            found = await find_definitions(read_cases([*judged, *corrections]), sandboxes)
+        known = await view.lessons()
+        groups = {
+            "definitions": [_definition_lesson(found, one) for one in found.known.values()],
+            "remarks": [_remark(item) for item in feedback if _is_remark(item)],
+            "hints": list(_hint_lessons(found)) if self._hints else [],
+        }
+        for kind, lessons in groups.items():
+            for proposal in _proposals(kind, lessons, known, incumbent, Usage()):
+                yield proposal
+        if self._model is not None:
+            lessons, usage = await self._reflect(self._model, judged, budget)
+            for proposal in _proposals("reflections", lessons, known, incumbent, usage):
+                yield proposal
+
+    def _pool(self) -> "AbstractAsyncContextManager[FreshSandboxes]":
+        if self._sandboxes is not None:
+            return nullcontext(self._sandboxes)
+        from whet.sandboxes import SandboxPool
+
+        return SandboxPool(size=1)
+
+    async def _reflect(self, model: Model, judged: Sequence[Judged], budget: Budget) -> tuple[list[Lesson], Usage]:
+        return await ask_for_lessons(Budgeted(model, budget), judged, source=NAME)
+
+
+def self_contained(helper: Helper, found: Definitions) -> str:
+    """Returns the source of a helper after those of the helpers and imports it needs."""
+    definition = found.known[helper.name]
+    imports = {line for case in definition.supports for line in case.parts.imports}
+    lines = [line for line in sorted(imports) if any(name in line.split() for name in helper.needs)]
+    others = [found.known[name].helper.source for name in helper.needs if name in found.known]
+    return "\n".join([*lines, *others, helper.source])
+
+
+def _definition_lesson(found: Definitions, definition: Definition) -> Lesson:
+    # The cases that checked the helper alone are its plainest evidence.
+    supports = sorted(definition.supports, key=lambda case: len(case.parts.helpers))
+    return Lesson(
+        text=self_contained(definition.helper, found),
+        applies_when=f"the task mentions {definition.helper.name}",
+        task_text=supports[0].prompt,
+        source=NAME,
+        trust=definition.trust,
+        derived_from=supports[0].evidence,
+        supports=tuple(dict.fromkeys(case.evidence[0] for case in supports[1:]))[:_EVIDENCE],
+        contradicts=tuple(dict.fromkeys(case.evidence[0] for case in definition.contradicts))[:_EVIDENCE],
+        reason=f"reproduces the checks of {definition.tasks} training tasks",
+    )
+
+
+def _hint_lessons(found: Definitions) -> Iterable[Lesson]:
+    for name, lines in found.examples.items():
+        yield _hint(found.cases[name], name, "fact", "\n".join(lines), "worked examples from failing checks")
+        for helper in found.refuted[name]:
+            expression = helper.body.partition("return ")[2]
+            if expression and "\n" not in expression:
+                text = f"Rejected approach: {name}(x) is not {expression}."
+                yield _hint(found.cases[name], name, "negative", text, "failed the checks of a training task")
+
+
+def _hint(cases: Sequence[Case], name: str, kind: LessonKind, text: str, reason: str) -> Lesson:
+    return Lesson(
+        kind=kind,
+        text=text,
+        applies_when=f"the task mentions {name}",
+        task_text=cases[0].prompt,
+        source=NAME,
+        trust="trusted" if all(case.trust == "trusted" for case in cases) else "tainted",
+        derived_from=tuple(dict.fromkeys(id for case in cases for id in case.evidence))[:_EVIDENCE],
+        reason=reason,
+    )
+
+
+def _is_remark(item: Feedback) -> bool:
+    """Whether a comment says enough to be worth recalling: a few words, and not a page."""
+    return item.kind == "comment" and len(item.text.split()) >= MIN_WORDS and len(item.text) <= MAX_TEXT
+
+
+def _remark(item: Feedback) -> Lesson:
+    return Lesson(
+        text=item.text.strip(),
+        applies_when=item.applies_when,
+        source=item.source,
+        trust=item.trust,
+        derived_from=tuple(id for id in (item.id, item.run_id) if id),
+        reason="said by a person",
+    )
+
+
+def _proposals(
+    kind: str, lessons: Iterable[Lesson], known: Sequence[Lesson], incumbent: Arm, usage: Usage
+) -> list[Proposal]:
+    """Returns a proposal of the trusted lessons that are new, and one of the tainted ones."""
+    fresh = _fresh(lessons, known)
+    found = []
+    for trust in ("trusted", "tainted"):
+        chosen = tuple(lesson for lesson in fresh if lesson.trust == trust)
+        if chosen:
+            retires = _replaced(chosen, known) if kind == "definitions" else ()
+            found.append(_proposal(kind, chosen, retires, incumbent, usage, chosen[0].trust))
+    return found
+
+
+def _proposal(
+    kind: str, lessons: tuple[Lesson, ...], retires: tuple[str, ...], incumbent: Arm, usage: Usage, trust: Trust
+) -> Proposal:
+    digest = incumbent.policy.digest
+    evidence = tuple(dict.fromkeys(id for lesson in lessons for id in lesson.derived_from))
+    candidate = Candidate(
+        policy=digest,
+        parent=digest,
+        learner=NAME,
+        config={"kind": kind, "lessons": [lesson.id for lesson in lessons], "retires": [*retires]},
+        summary=f"{len(lessons)} {kind if len(lessons) > 1 else kind.removesuffix('s')}",
+        evidence=evidence,
+        usage=usage,
+        trust=trust,
+    )
+    return Proposal(candidate=candidate, policy=incumbent.policy, lessons=lessons, retires=retires)
+
+
+def _fresh(lessons: Iterable[Lesson], known: Sequence[Lesson]) -> list[Lesson]:
+    """Returns the lessons that nobody has decided on; one that was proposed before keeps its record."""
+    before = {lesson.text: lesson for lesson in known}
+    fresh: dict[str, Lesson] = {}
+    for lesson in lessons:
+        old = before.get(lesson.text)
+        if old is None or old.status == "proposed":
+            fresh.setdefault(lesson.text, old or lesson)
+    return list(fresh.values())
+
+
+def _replaced(lessons: Sequence[Lesson], known: Sequence[Lesson]) -> tuple[str, ...]:
+    """Returns the active lessons of this learner on the same helpers: a new definition replaces them."""
+    when = {lesson.applies_when for lesson in lessons}
+    return tuple(old.id for old in known if old.status == "active" and old.source == NAME and old.applies_when in when)
