@@ -1,4 +1,4 @@
-"""Every kind of LangGraph graph is recorded as it is: nodes, sub-graphs, fan-out, models, tools, failures, questions."""
+"""Every kind of LangGraph graph is recorded: nodes, sub-graphs, fan-out, models, tools, failures, questions."""
 
 import asyncio
 import operator
@@ -12,7 +12,7 @@ from langchain_core.runnables import RunnableLambda
 from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.func import entrypoint, task
-from langgraph.graph import END, START, MessagesState, StateGraph
+from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode
 from langgraph.types import Command, Send, interrupt
 

@@ -188,7 +188,10 @@ async def test_a_broken_sandbox_is_never_shown_to_the_model() -> None:
         (ExecResult(status="signal", signal=11), "[killed by signal 11]"),
         (ExecResult(status="timeout", seconds=30.2, stdout="a"), "a\n[timed out after 30 seconds]"),
         (ExecResult(status="oom"), "[killed: out of memory]"),
-        (ExecResult(status="output_limit", stdout="a", truncated=True), "a\n[the output is truncated]\n[killed: too much output]"),
+        (
+            ExecResult(status="output_limit", stdout="a", truncated=True),
+            "a\n[the output is truncated]\n[killed: too much output]",
+        ),
         (ExecResult(status="disk_full"), "[failed: the disk is full]"),
     ],
 )

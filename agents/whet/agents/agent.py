@@ -25,11 +25,13 @@ from whet.agents.runtime import AgentContext, Criticise, Verify
 from whet.agents.tools import Function, Tool, open_skill, toolbox
 from whet.agents.trace import ListRecorder, Trace
 from whet.core import Budget, Critique, Json, Message, Policy, Run, Step, Task, UserError, Verdict, digest
-from whet.core.models import Budgeted, Model, load_model
+from whet.core.models import Budgeted, Model, as_model
 from whet.feedback import verify_all
 from whet.sandboxes import SandboxSpec
 
 if TYPE_CHECKING:
+    from langchain_core.language_models import BaseChatModel
+
     from whet.agents.playback import Playback
     from whet.memory import Memory
 
@@ -47,9 +49,9 @@ class Agent:
     Args:
         graph: a pattern (``react``, ``refine``, ``best_of_n``), a LangGraph graph or a function returning one,
             ``path/file.py:graph``, or what ``adapt`` returns.
-        model: a model, or a name for ``load_model``.
-        sandbox: what the tools work in: a spec or a pool (a new sandbox for each run), or one open sandbox. A default
-            one unless given; none is opened before a tool asks for it.
+        model: a model, a name for ``load_model``, or any LangChain chat model.
+        sandbox: what the tools work in: a back end's name, a spec or a pool (a new sandbox for each run), or an open
+            one. A default one unless given; none is opened before a tool asks for it.
         tools: functions, ``@tool`` tools or LangChain tools that the model may call.
         policy: the policy to run under; without it the head of the memory's policy history.
         memory: an open ``Memory``, or where one is (then it is opened while the agent is in use).
@@ -66,7 +68,7 @@ class Agent:
     def __init__(
         self,
         graph: GraphLike,
-        model: Model | str,
+        model: "Model | BaseChatModel | str",
         *,
         sandbox: SandboxLike | None = None,
         tools: Sequence[Tool | BaseTool | Function] = (),
@@ -79,7 +81,7 @@ class Agent:
     ) -> None:
         self.graph: Graph = find_graph(graph)
         self.name = name or self.graph.name
-        self.model: Model = load_model(model) if isinstance(model, str) else model
+        self.model: Model = as_model(model)
         self.policy = policy
         self.tools = toolbox(tools)
         self.durability: Durability = durability
@@ -128,8 +130,8 @@ class Agent:
         Raises:
             UserError: the policy does not fit the agent. What goes wrong later is in ``result.run``.
         """
-        given = as_task(task)
         async with self.resources:
+            given = self._in_scope(as_task(task))
             current = policy or await self._current_policy()
             self.knobs(current)
             run = Run(
@@ -274,6 +276,10 @@ class Agent:
             can_open=bool(self.tools),
             only=lessons,
         )
+
+    def _in_scope(self, task: Task) -> Task:
+        memory = self.resources.memory
+        return task if memory is None else msgspec.structs.replace(task, scope=memory.scope)
 
     async def _current_policy(self) -> Policy:
         if self.policy is not None:

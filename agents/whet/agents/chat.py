@@ -75,8 +75,8 @@ class AgentChatModel(BaseChatModel):
         **kwargs: Any,
     ) -> ChatResult:
         # A synchronous node runs in a thread; the model belongs to the loop of the run.
-        work = self._agenerate(messages, stop, None, **kwargs)
-        return asyncio.run_coroutine_threadsafe(work, current_context().loop).result()
+        loop = current_context().loop
+        return asyncio.run_coroutine_threadsafe(self._agenerate(messages, stop, None, **kwargs), loop).result()
 
 
 def _result(completion: Completion) -> ChatResult:

@@ -10,8 +10,10 @@ import msgspec
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import BaseMessage
 from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.types import Command, StateSnapshot
 
+from whet.agents.checkpoints import saver_of
 from whet.agents.graphs import Graph
 from whet.agents.recording import Compiled, describe_error
 from whet.agents.runtime import AgentContext, enter_context
@@ -90,6 +92,16 @@ class Execution:
     budget: Budget | None = None
     listener: "Callable[[Event], None] | None" = None
     playback: "Playback | None" = None
+    saver: BaseCheckpointSaver[str] | None = None
+
+    def __post_init__(self) -> None:
+        # A pattern asks no person, so at its exit there is nothing to resume.
+        if self.durability != "exit" or not self.graph.native:
+            self._save()
+
+    def _save(self) -> None:
+        if self.memory is not None and self.graph.compiled.checkpointer is None:
+            self.saver = saver_of(self.memory)
 
     async def start(self) -> RunResult:
         """Returns the result of the run, begun at the graph's entry."""
@@ -103,6 +115,7 @@ class Execution:
         Raises:
             UserError: the run has no checkpoint to go on from.
         """
+        self._save()
         snapshot = await self._bound().aget_state(self._config())
         if not snapshot.next:
             raise UserError(
@@ -182,6 +195,8 @@ class Execution:
             await self.context.close()
         finally:
             self.context.recorder.trace.put(result.run)
+            if self.saver is not None and result.run.status == "done":
+                await self.saver.adelete_thread(result.run.id)
             if self.memory is not None:
                 await self.memory.recorder.flush()
         return result
@@ -189,11 +204,10 @@ class Execution:
     # --- LangGraph --------------------------------------------------------------------------------------------------
 
     def _bound(self) -> Compiled:
-        """Returns the graph with the memory's checkpointer, unless it was compiled with one of its own."""
-        compiled = self.graph.compiled
-        if self.memory is None or compiled.checkpointer is not None:
-            return compiled
-        return compiled.copy({"checkpointer": self.memory.checkpointer})
+        """Returns the graph with the memory's checkpointer, where it needs one and was compiled without."""
+        if self.saver is None:
+            return self.graph.compiled
+        return self.graph.compiled.copy({"checkpointer": self.saver})
 
     def _config(self) -> RunnableConfig:
         config = RunnableConfig(callbacks=self._callbacks(), configurable={"thread_id": self.context.run.id})

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from langchain_core.messages import BaseMessage
-from langgraph.graph.state import StateGraph
+from langgraph.channels.base import BaseChannel
+from langgraph.graph.state import CompiledStateGraph, StateGraph
 from langgraph.pregel import Pregel
 
 from whet.agents.knobs import Knob, Pattern
@@ -38,7 +39,8 @@ class Graph:
     """A compiled graph, its name and knobs, and how a task goes in and an answer comes out.
 
     ``enter`` makes the graph's input of a task and the system message; without it the graph needs a ``messages``
-    channel (system message and task as LangChain messages) or one channel of text. ``leave`` makes the answer of the
+    channel (system message and task as LangChain messages) or one channel of text; an entrypoint of the functional API
+    gets the text. ``leave`` makes the answer of the
     final state; without it that is ``answer``, or the text of the last message. ``context`` is what the graph's nodes
     get as ``runtime.context`` where its context schema is not ``AgentContext``. A ``native`` graph (a pattern) takes
     Whet's own messages.
@@ -63,12 +65,17 @@ class Graph:
         messages = [Message(role="system", content=system), *task.messages] if system else list(task.messages)
         if self.native:
             return {"messages": messages}
-        channels = self.compiled.get_input_jsonschema().get("properties", {})
+        text = "\n\n".join(message.content for message in messages)
+        if not isinstance(self.compiled, CompiledStateGraph):
+            return text
+        channels = self.compiled.builder.schemas[self.compiled.builder.input_schema]
         if "messages" in channels:
             return {"messages": [to_langchain(message) for message in messages]}
-        texts = [name for name, channel in channels.items() if channel.get("type") == "string"]
+        texts = [
+            name for name, channel in channels.items() if isinstance(channel, BaseChannel) and channel.ValueType is str
+        ]
         if len(texts) == 1:
-            return {texts[0]: "\n\n".join(message.content for message in messages)}
+            return {texts[0]: text}
         raise UserError(
             f"graph {self.name!r} takes {', '.join(channels)}: no 'messages', and not one text alone; "
             "say how a task goes in with adapt(graph, enter=lambda task, system: {…})"

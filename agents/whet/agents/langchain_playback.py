@@ -4,6 +4,7 @@ LangChain asks a process-wide cache before it asks a model. While a replay runs,
 record of the run in whose context it is asked; for everybody else in the process nothing changes.
 """
 
+import json
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,8 +15,8 @@ from uuid import UUID
 from langchain_core.caches import RETURN_VAL_TYPE, BaseCache
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.globals import get_llm_cache, set_llm_cache
-from langchain_core.load import loads
-from langchain_core.messages import BaseMessage
+from langchain_core.messages import BaseMessage, messages_from_dict
+from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import ChatGeneration, LLMResult
 
 from whet.agents.langchain import BOUNDED, messages_of, to_langchain
@@ -53,12 +54,14 @@ class ReplayCache(BaseCache):
         playback = _playing.get(None)
         if playback is None:
             return None if self.previous is None else self.previous.lookup(prompt, llm_string)
-        asked: list[BaseMessage] = loads(prompt, allowed_objects="messages")
-        completion = playback.complete_langchain(messages_of(asked), current_node())
+        # The key is the JSON of LangChain's serialised messages: their fields are under "kwargs".
+        asked = [{"type": said["kwargs"]["type"], "data": said["kwargs"]} for said in json.loads(prompt)]
+        completion = playback.complete_langchain(messages_of(messages_from_dict(asked)), current_node())
         if completion is None:
             return None
         said = Message(role="assistant", content=completion.text, tool_calls=completion.tool_calls)
-        return [ChatGeneration(message=to_langchain(said))]
+        unused = UsageMetadata(input_tokens=0, output_tokens=0, total_tokens=0)
+        return [ChatGeneration(message=to_langchain(said).model_copy(update={"usage_metadata": unused}))]
 
     async def alookup(self, prompt: str, llm_string: str) -> RETURN_VAL_TYPE | None:
         """Returns as ``lookup`` does."""

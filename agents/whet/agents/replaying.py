@@ -67,7 +67,9 @@ async def fork(
         task = await memory.get(Task, run.task_id)
         current = policy or await memory.policies.get(run.policy)
         # Under its own policy the run is told what it was told; under another it is briefed anew.
-        told: dict[str, Json] = {} if policy is not None else {key: run.meta[key] for key in ("graph", "system") if key in run.meta}
+        told: dict[str, Json] = (
+            {} if policy is not None else {key: run.meta[key] for key in ("graph", "system") if key in run.meta}
+        )
         meta = {**told, "fork_of": run.id, "forked_before": before}
         again = msgspec.structs.replace(
             _child(run, run.purpose, meta),
