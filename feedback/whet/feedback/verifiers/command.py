@@ -95,7 +95,12 @@ class Command(ConfiguredVerifier[CommandParams]):
         """Returns the finding on an answer."""
         params = self.params
         text = extract_code(answer)[0] if params.extract else answer
-        files = {**task.files, params.answer_file: text, **params.files}
+        # A lone surrogate is text to Python and cannot be written to a file.
+        files: dict[str, str | bytes] = {
+            **task.files,
+            params.answer_file: text.encode("utf-8", "replace"),
+            **params.files,
+        }
         limits = Limits(wall_seconds=max(30.0, params.seconds), cpu_seconds=max(30.0, params.seconds))
         spec = SandboxSpec(packages=params.packages, limits=limits, isolation="fresh")
 

@@ -7,7 +7,7 @@ from typing import ClassVar, Generic, TypeVar
 
 import msgspec
 
-from whet.core.errors import RefusedError, SandboxError, VerifierError
+from whet.core.errors import RefusedError, SandboxError, UserError, VerifierError
 from whet.core.ids import digest
 from whet.core.records import Check, Json, Outcome, Record, Run, Task, Verdict, VerdictKind
 from whet.core.wire import encode
@@ -17,6 +17,7 @@ from whet.sandboxes.sandbox import Sandbox, SandboxSpec
 __all__ = ["ConfiguredVerifier", "Finding", "Params", "in_fresh_sandbox"]
 
 TRIES = 3
+MAX_ANSWER = 4 << 20
 
 
 class Params(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -87,7 +88,8 @@ class ConfiguredVerifier(ABC, Generic[P]):
         started = time.monotonic()
         try:
             finding = await self._judge(task, run)
-        except (SandboxError, RefusedError) as error:
+        except (SandboxError, RefusedError, UserError) as error:
+            # A UserError is the sandbox's answer to files that the task or the verifier cannot have there.
             finding = Finding(outcome="infra_error", detail=str(error))
         return Verdict(
             run_id=run.id,
@@ -104,6 +106,8 @@ class ConfiguredVerifier(ABC, Generic[P]):
         )
 
     async def _judge(self, task: Task, run: Run) -> Finding:
+        if run.answer is not None and len(run.answer) > MAX_ANSWER:
+            return Finding(outcome="fail", detail=f"the answer has more than {MAX_ANSWER} characters")
         if run.answer is not None:
             return await self.judge(task, run.answer)
         if run.status == "done":

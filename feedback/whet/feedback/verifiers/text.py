@@ -142,7 +142,7 @@ class Numeric(ConfiguredVerifier[NumericParams]):
     async def judge(self, task: Task, answer: str) -> Finding:
         """Returns pass when the number is close enough; an answer without a number fails."""
         params = self.params
-        value = _number(answer, params.take)
+        value = parse_number(answer, params.take)
         passed = value is not None and math.isclose(
             value, params.expected, rel_tol=params.rel_tol, abs_tol=params.abs_tol
         )
@@ -152,7 +152,8 @@ class Numeric(ConfiguredVerifier[NumericParams]):
         )
 
 
-def _number(text: str, take: str) -> float | None:
+def parse_number(text: str, take: str) -> float | None:
+    """Returns the first, last or only number of a text as it is meant (50% is 0.5), or ``None`` where there is none."""
     found = [match[0] for match in _NUMBER.finditer(text) if match[0]]
     if not found or (take == "only" and (len(found) != 1 or found[0] != text.strip())):
         return None
