@@ -11,8 +11,17 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from sqlalchemy import make_url
 
 from whet.memory import Memory
+
+_EMPTY = """
+    DO $$ DECLARE names text; BEGIN
+        SELECT string_agg(quote_ident(tablename), ', ') INTO names FROM pg_tables
+            WHERE schemaname = 'public' AND tablename <> 'alembic_version';
+        IF names IS NOT NULL THEN EXECUTE 'TRUNCATE ' || names; END IF;
+    END $$
+"""
 
 
 class Cluster:
@@ -23,6 +32,7 @@ class Cluster:
         self._binaries = binaries
         self._user = "postgres" if os.geteuid() == 0 else None
         self._numbers = count()
+        self._free: list[str] = []
         if self._user:
             account = pwd.getpwnam(self._user)
             os.chown(folder, account.pw_uid, account.pw_gid)
@@ -36,6 +46,15 @@ class Cluster:
         name = f"test_{next(self._numbers)}"
         self._run("createdb", "-h", str(self.folder), "-U", "whet", name)
         return f"postgresql+asyncpg://whet@/{name}?host={self.folder}"
+
+    def take_url(self) -> str:
+        """Returns the URL of a database without rows, whose tables an earlier test may have made."""
+        return self._free.pop() if self._free else self.new_url()
+
+    def give_back(self, url: str) -> None:
+        """Empties the tables of a database, for the next test."""
+        self._run("psql", "-q", "-h", str(self.folder), "-U", "whet", "-d", make_url(url).database or "", "-c", _EMPTY)
+        self._free.append(url)
 
     def stop(self) -> None:
         """Stops the server."""
@@ -70,16 +89,20 @@ def cluster() -> Iterator[Cluster]:
 
 
 @pytest.fixture
-def new_url(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], str]:
+def new_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[str], str]]:
     """Makes the URL of a new store: ``new_url("sqlite")`` or ``new_url("postgresql")``."""
+    taken: list[str] = []
 
     def make(backend: str) -> str:
         if backend == "sqlite":
             return str(tmp_path / ".whet")
         server: Cluster = request.getfixturevalue("cluster")
-        return server.new_url()
+        taken.append(server.take_url())
+        return taken[-1]
 
-    return make
+    yield make
+    for url in taken:
+        request.getfixturevalue("cluster").give_back(url)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -7,9 +7,8 @@ from typing import Annotated, TypedDict
 import pytest
 from langgraph.checkpoint.conformance import checkpointer_test, validate
 from langgraph.graph import START, StateGraph
-from langgraph.types import Command, interrupt
+from langgraph.types import interrupt
 
-from whet.core import UserError
 from whet.memory import Memory
 from whet.memory.checkpoint import Checkpointer
 

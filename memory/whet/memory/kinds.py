@@ -48,11 +48,12 @@ Reader = Callable[[Record], object]
 class Row:
     """A record ready to be written: ``values`` holds every column; ``body`` its JSON, ``digest`` the SHA-256 of it.
 
+    ``slot`` names the row in the whole store: table, scope and key (the id; for a lesson ``id@version``).
     ``edges`` are (relation, target) pairs of what the record rests on.
     """
 
     kind: "Kind"
-    scope: str
+    slot: tuple[str, str, str]
     id: str
     version: int
     digest: str
@@ -61,14 +62,14 @@ class Row:
     edges: tuple[tuple[str, str], ...]
 
     @property
-    def key(self) -> str:
-        """The id; for a lesson the id, ``@`` and the version."""
-        return f"{self.id}@{self.version}" if self.kind.versioned else self.id
+    def scope(self) -> str:
+        """The scope of the record."""
+        return self.slot[1]
 
     @property
-    def slot(self) -> tuple[str, str, str]:
-        """Names the row in the whole store: table, scope, key."""
-        return (self.kind.name, self.scope, self.key)
+    def key(self) -> str:
+        """The id; for a lesson the id, ``@`` and the version."""
+        return self.slot[2]
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,11 +116,14 @@ class Kind:
         record = self._scoped(record, scope)
         body = self._encode(record)
         values = {name: read(record) for name, read in self.readers.items()}
+        if b"\\u0000" in body:
+            self._refuse_zeros(values)
         name = digest(body)
         values |= {"scope": scope, "digest": name, "body": body.decode() if len(body) <= schema.INLINE_BYTES else None}
         edges = [(field, target) for field in self.edges for target in dict.fromkeys(attrgetter(field)(record))]
-        version = record.version if isinstance(record, Lesson) else 0
-        return Row(self, scope, str(values["id"]), version, name, body, values, tuple(edges))
+        id, version = str(values["id"]), record.version if isinstance(record, Lesson) else 0
+        slot = (self.name, scope, f"{id}@{version}" if self.versioned else id)
+        return Row(self, slot, id, version, name, body, values, tuple(edges))
 
     def _scoped(self, record: Record, scope: str) -> Record:
         if "scope" not in record.__struct_fields__:
@@ -133,6 +137,11 @@ class Kind:
                 f"open the other one with Memory.open(…, scope={own!r})"
             )
         return msgspec.structs.replace(record, scope=scope)
+
+    def _refuse_zeros(self, values: Mapping[str, object]) -> None:
+        wrong = [name for name, value in values.items() if isinstance(value, str) and "\0" in value]
+        if wrong:
+            raise UserError(f"{wrong[0]!r} of {self.record.__name__} has a zero character, which no database keeps")
 
     def _encode(self, record: Record) -> bytes:
         try:

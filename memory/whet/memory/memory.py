@@ -26,10 +26,12 @@ from whet.memory.undo import audit, parse_change_id, read_changes, undo
 if TYPE_CHECKING:
     from whet.memory.checkpoint import Checkpointer
     from whet.memory.embedders import Embedder
+    from whet.memory.forget import ForgetPlan
     from whet.memory.index import Index
     from whet.memory.lessons import Lessons
     from whet.memory.lineage import UsedBy, Why
     from whet.memory.policies import PolicyHistory
+    from whet.memory.purge import ForgetReport
     from whet.memory.recall import Recall, Recalled
     from whet.memory.worth import Worth
 
@@ -254,6 +256,34 @@ class Memory:
         from whet.memory.recall import Recall
 
         return Recall(self.store, self.index)
+
+    async def forget_plan(
+        self, *, person: str | None = None, run_ids: Sequence[str] = (), feedback_ids: Sequence[str] = ()
+    ) -> "ForgetPlan":
+        """Returns everything that holds or rests on the data of a person, runs or feedback; nothing is done yet.
+
+        Raises:
+            UserError: nothing is asked for.
+            NotFoundError: a run or feedback is not stored, or nothing is of that person.
+        """
+        from whet.memory.forget import make_plan
+
+        return await self.store.read(
+            lambda connection: make_plan(
+                connection, self.scope, person=person, run_ids=run_ids, feedback_ids=feedback_ids
+            )
+        )
+
+    async def forget(self, plan: "ForgetPlan", reason: str, *, actor: str = "") -> "ForgetReport":
+        """Carries out a plan and returns what was done, with the search of the store's files that proves it.
+
+        Raises:
+            UserError: no reason is given.
+            ConflictError: the store changed since the plan was made.
+        """
+        from whet.memory.purge import forget
+
+        return await forget(self.store, plan, reason=reason, actor=actor)
 
     # --- the rest ---------------------------------------------------------------------------------------------------
 

@@ -74,16 +74,17 @@ class _Batch:
         self._batch = self._log.next_id if together else None
 
     def add(self, row: Row) -> None:
-        known = self._known.get(row.slot)
+        slot = row.slot
+        known = self._known.get(slot)
         if known == row.digest:
             return
         if known is None:
-            self._new[row.kind.name].append(row)
-            self._pending.add(row.slot)
+            self._new[slot[0]].append(row)
+            self._pending.add(slot)
             self._note("insert", row)
         else:
             self._replace(row, known)
-        self._known[row.slot] = row.digest
+        self._known[slot] = row.digest
 
     def write(self) -> None:
         self._write_new()

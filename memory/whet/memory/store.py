@@ -12,8 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from sqlalchemy import Connection
-
+from whet.core import StoreError
 from whet.memory.database import Work, open_database, parse_url
 from whet.memory.migration import migrate
 from whet.memory.writer import Writer
@@ -41,7 +40,7 @@ class Store:
         except BaseException:
             self.database.close()
             raise
-        self.writer = Writer(self.database)
+        self.writer = Writer(self.database, read_only=read_only)
         self._readers = ThreadPoolExecutor(4, "whet-reader")
 
     @classmethod
@@ -69,12 +68,14 @@ class Store:
         settled = self.writer.settled() if settle else None
         if settled is not None:
             await asyncio.wrap_future(settled)
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._readers, lambda: self.database.transact(work, write=False))
+        try:
+            reading = self._readers.submit(self.database.transact, work, write=False)
+        except RuntimeError as error:
+            raise StoreError(f"the store {self.address.name!r} is closed; open it again") from error
+        return await asyncio.wrap_future(reading)
 
     async def write(self, work: Work[T]) -> T:
         """Returns what the work returns, once it is durable. It may run twice, so it only touches the database."""
-        self._refuse_read_only()
         return await asyncio.wrap_future(self.writer.submit(work))
 
     def read_now(self, work: Work[T], *, settle: bool = True) -> T:
@@ -86,7 +87,6 @@ class Store:
 
     def write_now(self, work: Work[T]) -> T:
         """Like ``write``, blocking the calling thread."""
-        self._refuse_read_only()
         return self.writer.submit(work).result()
 
     async def close(self) -> None:
@@ -98,11 +98,3 @@ class Store:
         self.writer.close()
         self._readers.shutdown()
         self.database.close()
-
-    def _refuse_read_only(self) -> None:
-        if self.read_only:
-            self.database.transact(_nothing, write=True)
-
-
-def _nothing(connection: Connection) -> None:
-    """Work that does nothing."""

@@ -111,7 +111,7 @@ def _stored(connection: Connection, kind: Kind, change: Change) -> Row:
     name = connection.scalar(select(table.c.digest).where(*where))
     if name is None:
         raise NotFoundError(f"{change.kind} {change.key!r} is not in the store any more")
-    stub = Row(kind, change.scope, id, int(version or 0), name, b"", {}, ())
+    stub = Row(kind, _slot(change), id, int(version or 0), name, b"", {}, ())
     return kind.row(kind.decode(body_of(connection, stub)), change.scope)
 
 

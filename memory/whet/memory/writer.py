@@ -21,7 +21,7 @@ from typing import Any, Generic, TypeVar, cast
 from sqlalchemy import Connection
 from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 
-from whet.core import StoreError, WhetError
+from whet.core import RefusedError, StoreError, WhetError
 from whet.memory.database import Database, Work, classify
 
 __all__ = ["Receipt", "Writer"]
@@ -124,8 +124,11 @@ class _SpoiledError(Exception):
 class Writer:
     """A queue and the thread that empties it into ``database``. The thread starts with the first item."""
 
-    def __init__(self, database: Database, *, capacity: int = CAPACITY, linger: float = LINGER) -> None:
+    def __init__(
+        self, database: Database, *, read_only: bool = False, capacity: int = CAPACITY, linger: float = LINGER
+    ) -> None:
         self._database = database
+        self._read_only = read_only
         self._capacity = capacity
         self._linger = linger
         self._changed = threading.Condition()
@@ -141,6 +144,7 @@ class Writer:
 
         Raises:
             StoreError: the writer is closed.
+            RefusedError: the store is open for reading only.
         """
         with self._changed:
             batch = self._room()
@@ -183,6 +187,10 @@ class Writer:
         atexit.unregister(self.close)
 
     def _room(self) -> _Batch:
+        if self._read_only:
+            raise RefusedError(
+                f"the store {self._database.address.name!r} is open for reading only; open it without read_only"
+            )
         if self._closing:
             raise StoreError(f"the store {self._database.address.name!r} is closed; open it again")
         if self._thread is None:
