@@ -158,10 +158,15 @@ class Completion(Record, frozen=True, kw_only=True):
 
 
 class VerifierSpec(Record, frozen=True, kw_only=True):
-    """Which verifier judges a task: a registered short name or dotted path, and its parameters."""
+    """Which verifier judges a task: a registered short name or dotted path, and its parameters.
+
+    An agent may consult a ``public`` verifier while it works (tests that come with the task). The others judge its
+    answer; only runs on training tasks hear of them before.
+    """
 
     kind: str
     params: dict[str, Json] = {}
+    public: bool = False
 
 
 class Task(Record, frozen=True, kw_only=True):
