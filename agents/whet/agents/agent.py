@@ -246,6 +246,7 @@ class Agent:
             tools={**self.tools, **toolbox([open_skill])} if self.tools and policy.skill_names() else self.tools,
             open_sandbox=self.resources.workspace,
             verifier=self._verify or self._verify_by_task,
+            consult=self._verify or self._consulted(task, run),
             critic=self._critique or _criticise,
         )
         if playback is not None:
@@ -295,6 +296,14 @@ class Agent:
         if self.resources.memory is None:
             raise UserError(f"without a memory the agent cannot {purpose}; make it with Agent(…, memory='.whet')")
         return self.resources.memory
+
+    def _consulted(self, task: Task, run: Run) -> Verify:
+        practice = run.purpose == "train" and task.split == "train"
+        return self._verify_by_task if practice else self._verify_publicly
+
+    async def _verify_publicly(self, task: Task, run: Run) -> Sequence[Verdict]:
+        public = tuple(spec for spec in task.verifiers if spec.public)
+        return await self._verify_by_task(msgspec.structs.replace(task, verifiers=public), run)
 
     async def _verify_by_task(self, task: Task, run: Run) -> Sequence[Verdict]:
         return await verify_all(task, run, self.resources.sandboxes) if task.verifiers else ()

@@ -9,63 +9,54 @@ Which model answers is the running agent's affair, so one graph serves every mod
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 from langchain_core.caches import BaseCache
-from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
-from langchain_core.language_models import BaseChatModel, LanguageModelInput
+from langchain_core.callbacks import CallbackManagerForLLMRun
 from langchain_core.language_models.base import LangSmithParams
-from langchain_core.messages import AIMessage, BaseMessage
-from langchain_core.messages.ai import UsageMetadata
-from langchain_core.outputs import ChatGeneration, ChatResult
-from langchain_core.runnables import Runnable
-from langchain_core.tools import BaseTool
-from langchain_core.utils.function_calling import convert_to_openai_tool
+from langchain_core.messages import BaseMessage
+from langchain_core.outputs import ChatResult
 
-from whet.agents.langchain import BOUNDED, messages_of, to_langchain, tools_of
+from whet.agents.recording import BOUNDED
 from whet.agents.runtime import current_context
-from whet.core import Completion, Message
+from whet.core import Completion, Message, Sampling, ToolSpec
+from whet.core.models import Model
+from whet.core.models.langchain import WhetChatModel
 
 __all__ = ["AgentChatModel"]
 
 
-class AgentChatModel(BaseChatModel):
-    """Asks the model of the agent that runs the graph, under its policy's temperature, its budget and its seed."""
+class RunningModel:
+    """The model of whichever agent is running, under its policy's sampling, its budget and its record."""
 
+    name = "agent"
+
+    async def complete(
+        self, messages: Sequence[Message], *, tools: Sequence[ToolSpec] = (), sampling: Sampling = Sampling()
+    ) -> Completion:
+        """Returns the agent's model's answer; what ``sampling`` leaves open is the policy's choice.
+
+        Raises:
+            UserError: no agent is running around the caller.
+            ModelError: the model gave no usable answer.
+            BudgetError: the budget does not allow the call.
+        """
+        context = current_context()
+        chosen = {name: value for name, value in msgspec.structs.asdict(sampling).items() if value}
+        wanted = msgspec.structs.replace(context.sampling(), **chosen)
+        return await context.model.complete(messages, tools=tools, sampling=wanted)
+
+
+class AgentChatModel(WhetChatModel):
+    """Asks the model of the agent that runs the graph; ``sampling`` and ``bind`` override the policy's choices."""
+
+    model: Model = RunningModel()
     cache: BaseCache | bool | None = False
-
-    @property
-    def _llm_type(self) -> str:
-        return "whet"
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         return LangSmithParams(ls_provider=BOUNDED, ls_model_type="chat")
-
-    def bind_tools(
-        self,
-        tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool],
-        *,
-        tool_choice: str | None = None,
-        **kwargs: Any,
-    ) -> Runnable[LanguageModelInput, AIMessage]:
-        """Returns the model with tools that it may call."""
-        return self.bind(tools=[convert_to_openai_tool(tool) for tool in tools], **kwargs)
-
-    async def _agenerate(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: AsyncCallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
-    ) -> ChatResult:
-        context = current_context()
-        sampling = context.sampling()
-        if stop:
-            sampling = msgspec.structs.replace(sampling, stop=tuple(stop))
-        tools = tools_of(kwargs.get("tools") or ())
-        return _result(await context.model.complete(messages_of(messages), tools=tools, sampling=sampling))
 
     def _generate(
         self,
@@ -77,19 +68,3 @@ class AgentChatModel(BaseChatModel):
         # A synchronous node runs in a thread; the model belongs to the loop of the run.
         loop = current_context().loop
         return asyncio.run_coroutine_threadsafe(self._agenerate(messages, stop, None, **kwargs), loop).result()
-
-
-def _result(completion: Completion) -> ChatResult:
-    usage = completion.usage
-    said = Message(role="assistant", content=completion.text, tool_calls=completion.tool_calls)
-    message = to_langchain(said).model_copy(
-        update={
-            "usage_metadata": UsageMetadata(
-                input_tokens=usage.input_tokens,
-                output_tokens=usage.output_tokens,
-                total_tokens=usage.input_tokens + usage.output_tokens,
-            ),
-            "response_metadata": {"model_name": completion.model, "finish_reason": completion.finish_reason},
-        }
-    )
-    return ChatResult(generations=[ChatGeneration(message=message)])

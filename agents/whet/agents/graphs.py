@@ -13,10 +13,10 @@ from langgraph.graph.state import CompiledStateGraph, StateGraph
 from langgraph.pregel import Pregel
 
 from whet.agents.knobs import Knob, Pattern
-from whet.agents.langchain import to_langchain
 from whet.agents.recording import Builder, Compiled
 from whet.core import Message, Task, UserError, digest
 from whet.core.loading import is_dotted_path, load_object
+from whet.core.models.langchain import to_langchain
 
 __all__ = ["PATTERNS", "Graph", "GraphLike", "adapt", "find_graph", "load_graph"]
 

@@ -19,9 +19,10 @@ from langchain_core.messages import BaseMessage, messages_from_dict
 from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import ChatGeneration, LLMResult
 
-from whet.agents.langchain import BOUNDED, messages_of, to_langchain
+from whet.agents.recording import BOUNDED
 from whet.agents.runtime import current_node
 from whet.core import Completion, Message, RefusedError
+from whet.core.models.langchain import messages_of, to_langchain
 
 __all__ = ["Answers", "ReplayGuard", "answering"]
 

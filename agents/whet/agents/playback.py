@@ -120,7 +120,12 @@ class Playback:
         """Puts the record between a run and what is outside of it."""
         context.bounded = PlaybackModel(self, context.bounded)
         context.rerun = self.tool
+        heard = context.consult == context.verifier
         context.verifier = None if context.verifier is None else self.verifier(context.verifier)
+        if heard:
+            context.consult = context.verifier
+        elif context.consult is not None:
+            context.consult = self.verifier(context.consult)
         context.critic = None if context.critic is None else self.critic(context.critic)
 
     def answering(self) -> AbstractContextManager[None]:

@@ -22,7 +22,6 @@ from langgraph.errors import GraphInterrupt, ParentCommand
 from langgraph.graph.state import StateGraph
 from langgraph.pregel import Pregel
 
-from whet.agents.langchain import BOUNDED, completion_of, messages_of, tools_of
 from whet.agents.states import to_json
 from whet.agents.trace import Recorder, Trace
 from whet.core import (
@@ -42,10 +41,14 @@ from whet.core import (
     ToolResult,
     ToolSpec,
 )
+from whet.core.models.langchain import completion_of, messages_of, tools_of
 from whet.core.models.pricing import bound_tokens
 
-__all__ = ["Builder", "Compiled", "GraphRecorder", "describe_error", "record_graph"]
+__all__ = ["BOUNDED", "Builder", "Compiled", "GraphRecorder", "describe_error", "record_graph"]
 
+
+BOUNDED = "whet"
+"""The provider that ``AgentChatModel`` tells LangChain; its calls are bounded and recorded by the run itself."""
 
 Builder: TypeAlias = StateGraph[Any, Any, Any, Any]
 Compiled: TypeAlias = Pregel[Any, Any, Any, Any]

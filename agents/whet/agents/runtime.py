@@ -118,6 +118,7 @@ class AgentContext:
     tools: Mapping[str, Tool] = field(default_factory=dict)
     open_sandbox: OpenSandbox | None = None
     verifier: Verify | None = None
+    consult: Verify | None = None
     critic: Criticise | None = None
     rerun: Rerun | None = None
     attempts: "dict[str | None, asyncio.Future[tuple[Verdict, ...]]]" = field(default_factory=dict)
@@ -212,28 +213,31 @@ class AgentContext:
         return box
 
     async def verify(self, answer: str | None) -> tuple[Verdict, ...]:
-        """Returns the verdicts on an answer, recorded; an answer is judged once in a run.
+        """Returns the verdicts that the agent may hear while it works, recorded; an answer is judged once in a run.
 
-        The verdicts of the n-th answer judged in the run carry ``repetition`` n, from 1; ``repetition`` 0 is left to
-        the verdict on the run's final answer.
+        They come from ``consult``: outside training that is not what judges the final answer (``verifier``). The
+        verdicts of the n-th answer judged in the run carry ``repetition`` n, from 1; ``repetition`` 0 is left to the
+        verdict on the run's final answer.
         """
         if answer not in self.attempts:
-            self.attempts[answer] = asyncio.ensure_future(self._judge(answer, len(self.attempts) + 1))
+            self.attempts[answer] = asyncio.ensure_future(
+                self._judge(self.consult, answer, len(self.attempts) + 1)
+            )
         return await asyncio.shield(self.attempts[answer])
 
     async def verify_final(self, answer: str | None) -> tuple[Verdict, ...]:
         """Returns the verdicts on the run's answer, recorded with ``repetition`` 0; it is not judged a second time."""
-        if answer not in self.attempts:
-            return await self._judge(answer, 0)
+        if answer not in self.attempts or self.consult != self.verifier:
+            return await self._judge(self.verifier, answer, 0)
         judged = await self.attempts[answer]
         final = tuple(msgspec.structs.replace(verdict, id=new_id(), repetition=0) for verdict in judged)
         return self._give(answer, final)
 
-    async def _judge(self, answer: str | None, number: int) -> tuple[Verdict, ...]:
-        if self.verifier is None:
+    async def _judge(self, verifier: Verify | None, answer: str | None, number: int) -> tuple[Verdict, ...]:
+        if verifier is None:
             return ()
         run = msgspec.structs.replace(self.run, answer=answer, status="done")
-        found = await as_list(self.verifier(self.task, run))
+        found = await as_list(verifier(self.task, run))
         return self._give(answer, tuple(msgspec.structs.replace(v, repetition=number, scope=run.scope) for v in found))
 
     def _give(self, answer: str | None, verdicts: tuple[Verdict, ...]) -> tuple[Verdict, ...]:
