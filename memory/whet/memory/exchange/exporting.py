@@ -35,7 +35,7 @@ def bundles(connection: Connection, scope: str, run_ids: Sequence[str] | None = 
     """Yields runs with their task, steps, verdicts and feedback, in order of their time and place in their file.
 
     Raises:
-        NotFoundError: a run, or the task of one, is not stored.
+        NotFoundError: a run is not stored.
     """
     runs = records(connection, Run, scope, {} if run_ids is None else {"id": list(run_ids)})
     if run_ids is not None and (missing := set(run_ids) - {run.id for run in runs}):
@@ -59,10 +59,8 @@ def _bundles(connection: Connection, scope: str, runs: Sequence[Run]) -> Iterato
     verdicts = _by_run(records(connection, Verdict, scope, of_runs))
     feedback = _by_run(records(connection, Feedback, scope, of_runs))
     for run in runs:
-        if run.task_id not in tasks:
-            raise NotFoundError(f"run {run.id!r} cannot be exported: its task {run.task_id!r} is not stored")
         yield Bundle(
-            task=tasks[run.task_id],
+            task=tasks.get(run.task_id, Task(id=run.task_id, messages=(), scope=scope)),  # it may be forgotten
             run=run,
             steps=tuple(sorted(steps[run.id], key=lambda step: step.seq)),
             verdicts=tuple(verdicts[run.id]),
@@ -86,7 +84,7 @@ def export_documents(
     """Yields each run with its document; without ``run_ids``, every run that the format can hold.
 
     Raises:
-        NotFoundError: a run, or the task of one, is not stored.
+        NotFoundError: a run is not stored.
     """
     for bundle in bundles(connection, scope, run_ids):
         source = source_of(bundle.run, format.name)

@@ -104,7 +104,7 @@ async def export_file(
     ``.jsonl``: then there is one document a line.
 
     Raises:
-        NotFoundError: a run, or the task of one, is not stored.
+        NotFoundError: a run is not stored.
         UserError: several runs do not fit into one file, or it cannot be written.
     """
     chosen, target = format_named(format) if isinstance(format, str) else format, Path(path)

@@ -102,7 +102,7 @@ class Ilf:
             scope=arrival.scope,
         )
         call = ModelCall(messages=task.messages, completion=Completion(text=row.original_model_completion))
-        said = _feedback(row, task, arrival)
+        said = _feedback(row, task, arrival, _rest(document))
         return Bundle(
             task=task,
             run=run,
@@ -114,9 +114,11 @@ class Ilf:
     def write(self, bundle: Bundle) -> Json:
         """Returns the row, as far as records have it."""
         texts = {feedback.kind: feedback.text for feedback in bundle.feedback}
+        rest = next((feedback.meta["row"] for feedback in bundle.feedback if "row" in feedback.meta), {})
         params = next((spec.params for spec in bundle.task.verifiers if "test" in spec.params), {})
         number = bundle.task.id.removeprefix("ilf/")
         return {
+            **(rest if isinstance(rest, dict) else {}),
             "task_id": int(number) if number.isdecimal() else bundle.task.id,
             "prompt": params.get("prompt", bundle.task.prompt),
             "test": params.get("test", ""),
@@ -126,7 +128,13 @@ class Ilf:
         }
 
 
-def _feedback(row: _Row, task: Task, arrival: Arrival) -> tuple[Feedback, Feedback]:
+def _rest(document: Json) -> dict[str, Json]:
+    """Returns the fields that no record has; they are the person's (the edited repair) and stay with their words."""
+    known = {field.name for field in msgspec.structs.fields(_Row)}
+    return {key: value for key, value in document.items() if key not in known} if isinstance(document, dict) else {}
+
+
+def _feedback(row: _Row, task: Task, arrival: Arrival, rest: dict[str, Json]) -> tuple[Feedback, Feedback]:
     def made(kind: str, text: str) -> Feedback:
         return Feedback(
             id=digest(f"{arrival.run_id} {kind}")[:32],
@@ -137,6 +145,7 @@ def _feedback(row: _Row, task: Task, arrival: Arrival) -> tuple[Feedback, Feedba
             text=text,
             applies_when=description(row.prompt),
             trust=arrival.trust,
+            meta={"row": rest} if rest and kind == "correction" else {},
             at=arrival.at,
             scope=arrival.scope,
         )
