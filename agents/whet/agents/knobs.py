@@ -19,11 +19,15 @@ __all__ = ["MAX_TOKENS", "TEMPERATURE", "Knob", "Pattern", "pattern", "resolve_k
 
 @dataclass(frozen=True)
 class Knob:
-    """A number that may be learned, within ``low`` and ``high`` (inclusive); whole where the default is whole."""
+    """A number that may be learned, within ``low`` and ``high`` (inclusive); whole where the default is ``whole``.
 
-    default: int | float
+    A default of ``None`` leaves the choice open: it is not among the knobs unless the policy sets it.
+    """
+
+    default: int | float | None
     low: float = 0
     high: float = float("inf")
+    whole: bool = False
 
     def check(self, name: str, value: object) -> int | float:
         """Returns the value as this knob takes it.
@@ -31,15 +35,17 @@ class Knob:
         Raises:
             UserError: it is no number, not whole where it has to be, or out of range.
         """
-        kinds = (int,) if isinstance(self.default, int) else (int, float)
+        whole = self.whole or isinstance(self.default, int)
+        kinds = (int,) if whole else (int, float)
         if isinstance(value, bool) or not isinstance(value, kinds) or not self.low <= value <= self.high:
-            what = "a whole number" if isinstance(self.default, int) else "a number"
+            what = "a whole number" if whole else "a number"
             raise UserError(f"the setting {name} = {value!r} has to be {what} from {self.low} to {self.high}")
-        return type(self.default)(value)
+        return int(value) if whole else float(value)
 
 
-TEMPERATURE = Knob(0.0, high=5.0)
-MAX_TOKENS = Knob(1024, low=1, high=1 << 20)
+TEMPERATURE = Knob(None, high=5.0)
+MAX_TOKENS = Knob(None, low=1, high=1 << 20, whole=True)
+"""Open unless the policy sets them: some models take no temperature, and each knows its own longest answer."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +71,7 @@ def pattern(**knobs: Knob) -> Callable[[Callable[[], Builder]], Pattern]:
 
 
 def resolve_knobs(policy: Policy, knobs: Mapping[str, Knob]) -> dict[str, int | float]:
-    """Returns the value of every knob under the policy.
+    """Returns the value of every knob under the policy; those that are left open are missing.
 
     Raises:
         UserError: the settings hold a knob that does not exist, or a value it does not take.
@@ -76,4 +82,5 @@ def resolve_knobs(policy: Policy, knobs: Mapping[str, Knob]) -> dict[str, int | 
             f"settings.toml sets {', '.join(map(repr, unknown))}, which this agent does not have; "
             f"its knobs are {', '.join(sorted(knobs))}"
         )
-    return {name: knob.check(name, settings.get(name, knob.default)) for name, knob in knobs.items()}
+    chosen = {name: settings.get(name, knob.default) for name, knob in knobs.items()}
+    return {name: knobs[name].check(name, value) for name, value in chosen.items() if value is not None}

@@ -141,10 +141,10 @@ class AgentContext:
         """Returns the value of a knob of the agent's pattern.
 
         Raises:
-            UserError: the pattern does not declare it.
+            UserError: the pattern does not declare it, or leaves it open (then ask ``knobs.get``).
         """
         if name not in self.knobs:
-            raise UserError(f"the pattern reads the knob {name!r} and declares {', '.join(sorted(self.knobs))}")
+            raise UserError(f"the pattern reads the knob {name!r}; set are {', '.join(sorted(self.knobs))}")
         return self.knobs[name]
 
     def messages(self) -> list[Message]:
