@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 import pytest
+from langchain_core.language_models.fake_chat_models import FakeListChatModel, GenericFakeChatModel
 from langchain_core.messages import AIMessage, HumanMessage
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.runtime import Runtime
 
-from whet.agents import Agent, AgentChatModel, AgentContext, Token, adapt, current_context
+from whet.agents import Agent, AgentChatModel, AgentContext, Token, adapt, current_context, replay
 from whet.agents.knobs import Knob
 from whet.agents.runtime import Criticise, Verify
 from whet.core import (
@@ -300,9 +301,14 @@ async def test_the_agents_model_answers_langchain(synchronous: bool) -> None:
 
 
 @pytest.mark.asyncio
-async def test_tokens_of_langchain_models_are_streamed() -> None:
-    from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
+async def test_a_langchain_chat_model_is_a_model_of_an_agent() -> None:
+    result = await Agent("react", FakeListChatModel(responses=["Bonjour."])).arun("Hello")
+    assert result.answer == "Bonjour."
+    assert result.run.model == "langchain:FakeListChatModel"
 
+
+@pytest.mark.asyncio
+async def test_tokens_of_langchain_models_are_streamed() -> None:
     llm = GenericFakeChatModel(messages=iter([AIMessage("one two three")]))
 
     async def ask(state: MessagesState) -> dict[str, object]:
@@ -363,3 +369,36 @@ def test_what_is_no_graph_is_refused(tmp_path: Path, spec: str, problem: str) ->
 def test_outside_of_a_run_there_is_no_context() -> None:
     with pytest.raises(UserError, match="no agent is running here"):
         AgentChatModel().invoke([HumanMessage("Hello")])
+
+
+# --- what an agent may hear while it works ---------------------------------------------------------------------------
+
+
+def judged_by(*, public: bool, split: str = "train") -> Task:
+    spec = VerifierSpec(kind="exact", params={"expected": "good"}, public=public)
+    return Task(
+        id=f"{split}{public}", messages=(Message(role="user", content="Be good."),), verifiers=(spec,), split=split
+    )  # type: ignore[arg-type]
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    ("purpose", "split", "public", "hears"),
+    [
+        ("train", "train", False, True),
+        ("gate", "train", False, False),
+        ("train", "heldout", False, False),
+        ("live", "train", False, False),
+        ("gate", "heldout", True, True),
+    ],
+)
+async def test_hidden_verifiers_are_heard_only_in_training(
+    memory: Memory, purpose: Any, split: str, public: bool, hears: bool
+) -> None:
+    async with ScriptedModel(["bad", "good"] if hears else ["bad"]) as model:
+        agent = Agent("refine", model, memory=memory)
+        result = await agent.arun(judged_by(public=public, split=split), purpose=purpose)
+    assert result.passed is hears
+    assert [verdict.outcome for verdict in result.verdicts] == ["pass" if hears else "fail"], "the answer is judged"
+    again = await replay(Agent("refine", ScriptedModel([], name="scripted"), memory=memory), result.run.id)
+    assert (again.run.error, again.answer, again.passed) == (None, result.answer, result.passed)

@@ -60,7 +60,7 @@ class Playback:
         self._said: dict[str, deque[ModelCall]] = defaultdict(deque)
         self.answered = 0
         self._results: dict[tuple[str, str], deque[ToolResult]] = defaultdict(deque)
-        self._verdicts: dict[str, list[Verdict]] = defaultdict(list)
+        self._verdicts: dict[tuple[str, bool], list[Verdict]] = defaultdict(list)
         self._critiques: dict[str, list[Critique]] = defaultdict(list)
         said = {verdict.id: verdict for verdict in verdicts}
         explained = {critique.id: critique for critique in critiques}
@@ -72,7 +72,8 @@ class Playback:
                 case ToolResult() as result:
                     self._results[result.call.name, result.call.arguments].append(result)
                 case VerdictGiven(verdict_id=id, answer=answer) if id in said:
-                    self._verdicts[answer].append(said[id])
+                    # A verdict outside of every node is the one on the run's answer, which no node heard.
+                    self._verdicts[answer, not step.node].append(said[id])
                 case CritiqueGiven(critique_id=id, answer=answer) if id in explained:
                     self._critiques[answer].append(explained[id])
 
@@ -120,12 +121,10 @@ class Playback:
         """Puts the record between a run and what is outside of it."""
         context.bounded = PlaybackModel(self, context.bounded)
         context.rerun = self.tool
-        heard = context.consult == context.verifier
-        context.verifier = None if context.verifier is None else self.verifier(context.verifier)
-        if heard:
-            context.consult = context.verifier
-        elif context.consult is not None:
-            context.consult = self.verifier(context.consult)
+        if context.consult is not None:
+            context.consult = self.verifier(context.consult, final=False)
+        if context.verifier is not None:
+            context.verifier = self.verifier(context.verifier, final=True)
         context.critic = None if context.critic is None else self.critic(context.critic)
 
     def answering(self) -> AbstractContextManager[None]:
@@ -152,11 +151,11 @@ class Playback:
             raise RefusedError(f"run {self.run.id!r} never called {call.name!r} with these arguments; fork it instead")
         return await tool.run(context, call)
 
-    def verifier(self, live: Verify) -> Verify:
-        """Returns what gives the recorded verdicts on an answer, and asks ``live`` on an answer never judged."""
+    def verifier(self, live: Verify, *, final: bool) -> Verify:
+        """Returns what gives the recorded verdicts, ``final`` or heard on the way, and asks ``live`` where none are."""
 
         async def verify(task: Task, run: Run) -> list[Verdict]:
-            recorded = self._verdicts[digest(run.answer or "")]
+            recorded = self._verdicts[digest(run.answer or ""), final]
             if not recorded:
                 return list(await as_list(live(task, run)))
             latest = {verdict.verifier: verdict for verdict in recorded}
