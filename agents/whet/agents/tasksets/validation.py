@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from typing import Literal, TypeAlias
 
 from whet.core.records import Outcome, Record, Run, Task, TaskSet, Verdict, VerifierSpec
-from whet.feedback import FreshSandboxes, verify_all
+from whet.feedback import FreshSandboxes, extract_code, verify_all
 
 __all__ = ["AnswerKind", "ValidationFailure", "ValidationReport", "empty_answer", "validate"]
 
@@ -89,17 +89,20 @@ def empty_answer(task: Task) -> str:
     """Returns the emptiest answer of the task's form.
 
     Python tests: the reference with the body of every function replaced by ``pass`` (a function that does nothing
-    where there is no reference). Everything else: the empty text.
+    where there is no reference that can be read). Everything else: the empty text.
     """
     spec = next((spec for spec in task.verifiers if spec.kind == "python_tests"), None)
     if spec is None:
         return ""
     if spec.params.get("form") == "humaneval":
         return "    pass\n"
-    if task.reference is None:
+    try:
+        tree = ast.parse(extract_code(task.reference)[0]) if task.reference is not None else None
+    except (SyntaxError, ValueError):
+        tree = None
+    if tree is None:
         return _stub(spec)
-    tree = _Emptier().visit(ast.parse(task.reference))
-    return ast.unparse(ast.fix_missing_locations(tree))
+    return ast.unparse(ast.fix_missing_locations(_Emptier().visit(tree)))
 
 
 def _stub(spec: VerifierSpec) -> str:
