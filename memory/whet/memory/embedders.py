@@ -31,9 +31,9 @@ _WORD = re.compile(r"[^\W_]+")
 _SUFFIX = re.compile(r"(?<=[a-z]{3})(?:ings?|ed|es|s|e|ly)$")
 # Words that carry little of what a text is about; they weigh a tenth. Kept short: rare words decide.
 _COMMON_TEXT = """
-a an the and or of to in on for with from by at as is are be was it its this that these those which will would can could
-should not no do does you your i we they their there then than if when what how each all any given using use write python
-function example return returns code def
+a an the and or of to in on for with from by at as is are be was it its this that these those which will would can
+could should not no do does you your i we they their there then than if when what how each all any given using use
+write python function example return returns code def
 """
 
 

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar, cast
 
 from sqlalchemy import Connection, text
+from sqlalchemy.exc import DBAPIError
 
 from whet.core import LessonKind, LessonStatus, Record, UserError
 from whet.memory.blobs import read_blob, write_blobs
@@ -177,8 +178,7 @@ class Memory:
         """Returns the rows of a SQL query; it runs in a transaction that cannot write.
 
         Raises:
-            UserError: the statement returns no rows.
-            StoreError: the database does not understand it, or it tries to write.
+            UserError: the database does not understand it, it tries to write, or it returns no rows.
         """
         return await self.store.read(lambda connection: _query(connection, sql))
 
@@ -296,7 +296,11 @@ class Memory:
 
 
 def _query(connection: Connection, sql: str) -> list[dict[str, object]]:
-    result = connection.execute(text(sql.replace(":", r"\:")))
+    try:
+        result = connection.execute(text(sql.replace(":", r"\:")))
+    except DBAPIError as error:
+        reason = str(error.orig).splitlines()[0]
+        raise UserError(f"the database refused the query ({reason}); it takes SELECT statements only") from error
     if not result.returns_rows:
         raise UserError("the statement returns no rows; query only reads: write a SELECT")
     return [dict(line) for line in result.mappings()]
