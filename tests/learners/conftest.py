@@ -1,13 +1,21 @@
-"""Stand-ins for agents whose true scores are known, so that the gate's errors can be counted."""
+"""Stand-ins for agents whose true scores are known, a memory, sandboxes, and a small world of tasks."""
 
 import random
-from collections.abc import Callable
+import re
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
 
+import msgspec
 import pytest
+import pytest_asyncio
 
+from whet.agents.tasksets.world import world_task
+from whet.core.models.tiny.world import OPERATIONS, World, program, read_definitions
 from whet.core.policy import Policy
-from whet.core.records import Message, Task, Usage
+from whet.core.records import Completion, Message, Sampling, Task, ToolSpec, Usage
 from whet.learners.gate import Arm, Evaluate, Score
+from whet.memory import Memory
+from whet.sandboxes import SandboxPool
 
 Chance = Callable[[str, str], float]
 
@@ -41,3 +49,65 @@ def coin() -> Callable[..., Evaluate]:
         return evaluate
 
     return make
+
+
+@pytest_asyncio.fixture
+async def memory(tmp_path: Path) -> AsyncIterator[Memory]:
+    async with await Memory.open(tmp_path / "store") as memory:
+        yield memory
+
+
+@pytest_asyncio.fixture
+async def pool() -> AsyncIterator[SandboxPool]:
+    async with SandboxPool(size=2) as pool:
+        yield pool
+
+
+@pytest.fixture
+def world() -> World:
+    return World(7, verbs=8)
+
+
+@pytest.fixture
+def world_tasks(world: World) -> Callable[..., list[Task]]:
+    """Tasks of the world, all of one split, of the chain lengths given."""
+
+    def make(n: int, *, lengths: tuple[int, ...] = (1, 2), split: str = "train", draw: int = 0) -> list[Task]:
+        found = world.tasks(n, lengths=lengths, seed=draw)
+        return [msgspec.structs.replace(world_task(task, world), split=split) for task in found]
+
+    return make
+
+
+_CHAIN = re.compile(r"Write solve\(x\): (.+?)\.")
+
+
+class Reader:
+    """Does what a large model would: reads definitions in its context, and guesses what it does not know."""
+
+    name = "reader"
+
+    def __init__(self, reads: bool = True) -> None:
+        self.reads = reads
+        self.calls = 0
+
+    async def complete(
+        self, messages: Sequence[Message], *, tools: Sequence[ToolSpec] = (), sampling: Sampling = Sampling()
+    ) -> Completion:
+        self.calls += 1
+        system = "\n".join(message.content for message in messages if message.role == "system")
+        task = next(message.content for message in messages if message.role == "user")
+        found = _CHAIN.search(task)
+        chain = found[1].split(", then ") if found else []
+        rng = random.Random(f"{sampling.seed}/{task}")
+        known = read_definitions(system) if self.reads else {}
+        meanings = {verb: known.get(verb) or rng.choice(sorted(OPERATIONS)) for verb in chain}
+        text = program(chain, meanings)
+        usage = Usage(input_tokens=len(system) // 4 + 20, output_tokens=len(text) // 4, calls=1)
+        return Completion(text=text, usage=usage, model=self.name)
+
+
+@pytest.fixture
+def reader() -> type[Reader]:
+    """The model class: ``reads=False`` turns the use of its context off."""
+    return Reader

@@ -1,6 +1,6 @@
 """Learners propose, the gate decides: everything learned passes here on its way into a policy.
 
-    report = await improve(agent, load_tasks("world:7"), ["lessons", "skills"], memory=memory, budget=Budget(calls=2000))
+    report = await improve(agent, tasks, ["lessons", "skills"], memory=memory, budget=Budget(calls=2000))
     for promotion in report.promotions:
         print(promotion.decision, promotion.mean, promotion.low, promotion.high, promotion.reason)
 

@@ -5,11 +5,13 @@
     found.examples["blick"]                # ("blick([2, 1]) == [1, 2]",) where no definition was found
 
 An answer names helper functions and puts them together in an entry point. A passing answer vouches for its helpers; a
-failing one still says how they are composed, and its verdict which results were expected. So every definition that was
-ever written, under its own name or another, is a hypothesis that the recorded checks can confirm or refute. Helpers
-are settled one unknown at a time, from answers in which all others are known.
+failing one still says how they are composed, and its verdict which results were expected. So for a name that tasks
+mention, every body that was ever written, under this name or another, is a hypothesis that the recorded checks can
+confirm or refute; a name that only an answer made up means nothing outside of it, and keeps what passed. Helpers are
+settled one unknown at a time, from answers in which all others are known.
 """
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -41,6 +43,10 @@ class Case(Record, frozen=True, kw_only=True):
     entry_point: str
     trust: Trust = "trusted"
 
+    def mentions(self, name: str) -> bool:
+        """Whether the task's text has the name as a word."""
+        return re.search(rf"\b{re.escape(name)}\b", self.prompt) is not None
+
 
 class Definition(Record, frozen=True, kw_only=True):
     """A helper and the cases whose checks it reproduces, or fails to. Tainted when only strangers wrote its text."""
@@ -49,6 +55,11 @@ class Definition(Record, frozen=True, kw_only=True):
     supports: tuple[Case, ...] = ()
     contradicts: tuple[Case, ...] = ()
     trust: Trust = "trusted"
+
+    @property
+    def mentioned(self) -> bool:
+        """Whether tasks mention the helper by name."""
+        return any(case.mentions(self.helper.name) for case in self.supports)
 
     @property
     def tasks(self) -> int:
@@ -85,7 +96,7 @@ async def find_definitions(cases: Sequence[Case], sandboxes: FreshSandboxes) -> 
             break
     known = await search.weigh()
     unknown = sorted({name for case in usable for name in case.parts.helpers} - set(known))
-    alone = {name: tuple(case for case in usable if case.parts.alone == name) for name in unknown}
+    alone = {name: tuple(c for c in usable if c.parts.alone == name and c.mentions(name)) for name in unknown}
     return Definitions(
         known=known,
         examples={name: _examples(name, found) for name, found in alone.items() if found},
@@ -122,7 +133,7 @@ class _Search:
     async def settle(self) -> bool:
         """Settles the helpers that are the only unknown of some case; returns whether there was one."""
         open_cases = self._open_cases()
-        questions = [(name, helper) for name in open_cases for helper in self._hypotheses(name)]
+        questions = [(name, helper) for name, cases in open_cases.items() for helper in self._hypotheses(name, cases)]
         trials = [
             Trial(sources=_sources(case, {**self.known, name: helper}), checks=case.checks)
             for name, helper in questions
@@ -147,11 +158,12 @@ class _Search:
                 found[unknown[0]].setdefault(case.task_id, case)
         return {name: list(cases.values()) for name, cases in found.items()}
 
-    def _hypotheses(self, name: str) -> Iterable[Helper]:
+    def _hypotheses(self, name: str, cases: Sequence[Case]) -> Iterable[Helper]:
         """Returns definitions of this helper, those it was given first, then bodies of others under its name."""
-        own = sorted(
-            self._written[name].values(), key=lambda helper: (-self._vouched[name][helper.source], helper.source)
-        )
+        vouched = self._vouched[name]
+        own = sorted(self._written[name].values(), key=lambda helper: (-vouched[helper.source], helper.source))
+        if not any(case.mentions(name) for case in cases):
+            return [helper for helper in own if vouched[helper.source]]
         renamed = [rename(helper, name) for helper in self._bodies]
         return {helper.source: helper for helper in (*own, *renamed)}.values()
 

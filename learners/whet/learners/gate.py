@@ -19,7 +19,7 @@ from whet.core.budget import Budget, Cost
 from whet.core.errors import BudgetError, RefusedError, UserError
 from whet.core.policy import Policy
 from whet.core.records import Promotion, Record, Task, Usage
-from whet.learners.betting import PairedTest
+from whet.learners.betting import Capital, PairedTest
 from whet.learners.ledger import CountingLedger, Ledger, heldout_digest, level_of_use
 from whet.learners.rules import Pair, cost_objection, drop_objection, regression_objection, suspects
 
@@ -249,6 +249,13 @@ class _Comparison:
     def _progress(self) -> Progress:
         return Progress(n=self.test.n, total=len(self.order), mean=self.test.mean, p=self.test.above.p)
 
+    def _candidate_low(self) -> float:
+        """Returns a lower bound of the candidate's own score: what a watch may hold it to."""
+        capital = Capital(alpha=self.config.alpha, horizon=len(self.order), null=0.5)
+        for pair in self.pairs:
+            capital.add(pair.candidate or 0.0)
+        return capital.bound()
+
     def promotion(self, decision: Decision, reason: str, candidate_id: str | None) -> Promotion:
         low, high = self.test.interval()
         differences = [pair.difference for pair in self.pairs if pair.difference is not None]
@@ -274,6 +281,7 @@ class _Comparison:
                 "wins": sum(difference > 0 for difference in differences),
                 "losses": sum(difference < 0 for difference in differences),
                 "candidate_mean": _mean([pair.candidate for pair in self.pairs]),
+                "candidate_low": self._candidate_low(),
                 "incumbent_mean": _mean([pair.incumbent for pair in self.pairs]),
                 "dropped": self.dropped,
                 "regressed": [*self.regressed],

@@ -31,6 +31,7 @@ NAME = "lessons"
 MIN_WORDS = 3
 MAX_TEXT = 1000
 _EVIDENCE = 20
+_QUOTED = 200
 
 
 class LessonLearner:
@@ -101,10 +102,11 @@ def self_contained(helper: Helper, found: Definitions) -> str:
 def _definition_lesson(found: Definitions, definition: Definition) -> Lesson:
     # The cases that checked the helper alone are its plainest evidence.
     supports = sorted(definition.supports, key=lambda case: len(case.parts.helpers))
+    name, prompt = definition.helper.name, supports[0].prompt
     return Lesson(
         text=self_contained(definition.helper, found),
-        applies_when=f"the task mentions {definition.helper.name}",
-        task_text=supports[0].prompt,
+        applies_when=f"the task mentions {name}" if definition.mentioned else f"a task such as: {prompt[:_QUOTED]}",
+        task_text=prompt,
         source=NAME,
         trust=definition.trust,
         derived_from=supports[0].evidence,

@@ -1,28 +1,29 @@
-"""After a promotion: live verdicts are watched, and what does worse than the gate measured is taken back.
+"""After a promotion: live verdicts are watched, and what does worse than the gate vouched for is taken back.
 
     found = await watch(memory)                 # looks at the promotion in force; call it whenever verdicts came in
     if found.rolled_back:
-        print(found.rolled_back.reason, found.rolled_back.evidence)
-    retired = await retire_harmful(memory)      # lessons whose measured worth lies below zero
+        print(found.rolled_back.reason, found.rolled_back.run_ids)
+    retired = await retire_harmful(memory)      # lessons and skills whose measured worth lies below zero
 
 The watch is a sequential test on the live scores, in the order of the runs (``betting.Capital``): its null is that
-live runs are worse than the level that the gate measured for the candidate by no more than ``tolerance``. It may be
-looked at after every verdict; a promotion that keeps its level is taken back with probability at most ``alpha`` over
-its whole life. The assumption is that live tasks are as hard as the held-out ones were; where they are not, give the
-level to hold (``level``), for example the live score before the promotion.
+live runs pass at least at the level the gate vouched for (the lower confidence bound of the candidate's own score),
+less ``tolerance``. It may be looked at after every verdict; a promotion that keeps its level is taken back with
+probability at most ``alpha`` over its whole life. The assumption is that live tasks are as hard as the held-out ones
+were; where they are not, give the level to hold (``level``), for example the live score before the promotion.
 """
 
-import math
 from collections import defaultdict
 from collections.abc import Sequence
 
 from whet.core.errors import RefusedError, UserError
-from whet.core.records import Candidate, Lesson, Promotion, Record, Run, Verdict
+from whet.core.records import Candidate, Json, Lesson, Promotion, Record, Run, Verdict
 from whet.learners.betting import Capital
 from whet.learners.view import current_lessons
 from whet.memory import Memory
+from whet.memory.worth import Worth
+from whet.skills import remove
 
-__all__ = ["Watch", "retire_harmful", "take_back", "watch"]
+__all__ = ["Retired", "Watch", "retire_harmful", "take_back", "watch"]
 
 ACTOR = "watch"
 MOVES = ("promoted", "rolled_back", "committed")
@@ -38,22 +39,24 @@ class Watch(Record, frozen=True, kw_only=True):
 
     promotion: Promotion | None = None
     level: float = 0.0
-    tolerance: float = 0.0
     n: int = 0
     mean: float | None = None
     p: float = 1.0
     rolled_back: Promotion | None = None
 
 
+class Retired(Record, frozen=True, kw_only=True):
+    """A lesson (``item`` is its id) or skill (``skill:NAME``) that was retired, and the worth that says why."""
+
+    item: str
+    worth: Worth
+    reason: str
+
+
 async def watch(
-    memory: Memory,
-    *,
-    alpha: float = 0.01,
-    tolerance: float = 0.1,
-    level: float | None = None,
-    act: bool = True,
+    memory: Memory, *, alpha: float = 0.01, tolerance: float = 0.05, level: float | None = None, act: bool = True
 ) -> Watch:
-    """Returns how the policy in force does on live runs; takes it back when that is worse than promised (``act``).
+    """Returns how the policy in force does on live runs; takes it back when that is worse than vouched for (``act``).
 
     Only runs under this policy with purpose ``live``, judged by more than a model, count. Without a gate's promotion
     in force there is nothing to watch.
@@ -62,73 +65,113 @@ async def watch(
         UserError: ``alpha`` or ``tolerance`` is no share.
     """
     if not 0 < alpha < 1 or not 0 <= tolerance < 1:
-        raise UserError(f"alpha={alpha!r} and tolerance={tolerance!r} have to be shares, for example 0.01 and 0.1")
+        raise UserError(f"alpha={alpha!r} and tolerance={tolerance!r} have to be shares, for example 0.01 and 0.05")
     promotion = await _in_force(memory)
-    measured = promotion.evidence.get("candidate_mean") if promotion else None
-    floor = level if level is not None else float(measured) if isinstance(measured, int | float) else None
+    vouched = promotion.evidence.get("candidate_low") if promotion else None
+    floor = level if level is not None else float(vouched) if isinstance(vouched, int | float) else None
     if promotion is None or floor is None:
         return Watch(promotion=promotion)
-    runs = await _live_scores(memory, promotion)
-    # The capital bets that 1 - score has a mean above 1 - (level - tolerance).
-    capital = Capital(alpha=alpha, horizon=HORIZON, null=min(1 - floor + tolerance, 0.999))
-    for _, score in runs:
+    scores = await _live_scores(memory, promotion)
+    held = max(floor - tolerance, 0.001)
+    # The capital bets on failures: that 1 - score has a mean above 1 - held.
+    capital = Capital(alpha=alpha, horizon=HORIZON, null=1 - held)
+    for score in scores.values():
         capital.add(1 - score)
-    found = Watch(
-        promotion=promotion,
-        level=floor,
-        tolerance=tolerance,
-        n=len(runs),
-        mean=sum(score for _, score in runs) / len(runs) if runs else None,
-        p=capital.p,
-    )
+    mean = sum(scores.values()) / len(scores) if scores else None
+    found = Watch(promotion=promotion, level=held, n=len(scores), mean=mean, p=capital.p)
     if not capital.refuted or not act:
         return found
-    return await _rolled_back(memory, found, alpha, [run_id for run_id, _ in runs])
+    reason = (
+        f"live score {mean:.2f} over {len(scores)} runs is below {held:.2f}, which was vouched for (p {capital.p:.2g})"
+    )
+    thresholds: dict[str, Json] = {"alpha": alpha, "level": held, "tolerance": tolerance}
+    back = await take_back(
+        memory, promotion, reason=reason, p=capital.p, mean=mean, run_ids=tuple(scores), thresholds=thresholds
+    )
+    return Watch(promotion=promotion, level=held, n=len(scores), mean=mean, p=capital.p, rolled_back=back)
 
 
-async def take_back(memory: Memory, promotion: Promotion, *, reason: str, actor: str = ACTOR) -> Promotion:
+async def take_back(
+    memory: Memory,
+    promotion: Promotion,
+    *,
+    reason: str,
+    actor: str = ACTOR,
+    mean: float | None = None,
+    p: float | None = None,
+    run_ids: Sequence[str] = (),
+    thresholds: dict[str, Json] | None = None,
+) -> Promotion:
     """Returns the promotion that takes another one back: the policy before it is in force, its lessons are retired.
 
-    Lessons that it had replaced are active again.
+    Lessons that it had replaced are active again. ``mean`` (live score), ``p`` and ``run_ids`` are the evidence.
 
     Raises:
-        RefusedError: it is not in force, or never was.
+        RefusedError: it is not in force.
+        ConflictError: the head moved meanwhile.
     """
     current = await _in_force(memory)
     if current is None or current.id != promotion.id:
         raise RefusedError(f"promotion {promotion.id!r} is not the last change; roll back to a policy by its reference")
-    back = await memory.policies.rollback(promotion.incumbent, reason=reason, actor=actor)
-    config = {}
-    if promotion.candidate_id is not None:
-        config = (await memory.get(Candidate, promotion.candidate_id)).config
+    back = Promotion(
+        decision="rolled_back",
+        policy=promotion.incumbent,
+        incumbent=promotion.policy,
+        candidate_id=promotion.candidate_id,
+        reason=reason,
+        actor=actor,
+        n=len(run_ids),
+        mean=mean,
+        p=p,
+        thresholds=thresholds or {},
+        evidence={"takes_back": promotion.id},
+        run_ids=tuple(run_ids),
+    )
+    await memory.policies.promote(back)
+    await _take_back_lessons(memory, promotion, f"taken back with {promotion.id}: {reason}", actor)
+    return back
+
+
+async def retire_harmful(memory: Memory, *, min_uses: int = 10, actor: str = ACTOR) -> list[Retired]:
+    """Returns the lessons and skills that were retired because showing them does harm: their worth lies below zero.
+
+    Each has to have been shown and withheld ``min_uses`` times; its worth and counts are the reason recorded.
+    """
+    retired = []
+    for lesson in await current_lessons(memory):
+        if lesson.status == "active" and (found := await _harm(memory, lesson.id, min_uses)):
+            await memory.lessons.retire(lesson.id, reason=found.reason, actor=actor)
+            retired.append(found)
+    for name in (await memory.policies.head()).skill_names():
+        if found := await _harm(memory, f"skill:{name}", min_uses):
+            slimmer = remove(await memory.policies.head(), name)
+            await memory.policies.commit(slimmer, reason=f"skill {name} does harm: {found.reason}", actor=actor)
+            retired.append(found)
+    return retired
+
+
+async def _harm(memory: Memory, item: str, min_uses: int) -> Retired | None:
+    worth = await memory.worth(item)
+    if min(worth.n_shown, worth.n_withheld) < min_uses or worth.high >= 0 or worth.mean is None:
+        return None
+    reason = (
+        f"worth {worth.mean:+.2f} ({worth.low:+.2f} to {worth.high:+.2f}), "
+        f"shown in {worth.n_shown} runs and withheld from {worth.n_withheld}"
+    )
+    return Retired(item=item, worth=worth, reason=reason)
+
+
+async def _take_back_lessons(memory: Memory, promotion: Promotion, why: str, actor: str) -> None:
+    if promotion.candidate_id is None:
+        return
+    config = (await memory.get(Candidate, promotion.candidate_id)).config
     lessons = {lesson.id: lesson for lesson in await current_lessons(memory)}
-    why = f"taken back with {promotion.id}: {reason}"
     for lesson in _named(config.get("lessons"), lessons):
         if lesson.status == "active":
             await memory.lessons.retire(lesson.id, reason=why, actor=actor)
     for lesson in _named(config.get("retires"), lessons):
         if lesson.status == "retired" and lesson.trust == "trusted":
             await memory.lessons.approve(lesson.id, reason=why, actor=actor)
-    return back
-
-
-async def retire_harmful(memory: Memory, *, min_uses: int = 10, actor: str = ACTOR) -> list[Lesson]:
-    """Returns the lessons that were retired because showing them does harm: their worth's interval is below zero.
-
-    A lesson has to have been shown and withheld ``min_uses`` times each; its worth and counts are the reason recorded.
-    """
-    retired = []
-    for lesson in await current_lessons(memory):
-        if lesson.status != "active":
-            continue
-        worth = await memory.worth(lesson.id)
-        if min(worth.n_shown, worth.n_withheld) >= min_uses and worth.high < 0 and worth.mean is not None:
-            reason = (
-                f"worth {worth.mean:+.2f} ({worth.low:+.2f} to {worth.high:+.2f}), "
-                f"shown in {worth.n_shown} runs and withheld from {worth.n_withheld}"
-            )
-            retired.append(await memory.lessons.retire(lesson.id, reason=reason, actor=actor))
-    return retired
 
 
 async def _in_force(memory: Memory) -> Promotion | None:
@@ -137,8 +180,8 @@ async def _in_force(memory: Memory) -> Promotion | None:
     return last if last is not None and last.decision == "promoted" else None
 
 
-async def _live_scores(memory: Memory, promotion: Promotion) -> list[tuple[str, float]]:
-    """Returns (run id, mean score) of the judged live runs under the promoted policy since, in their order."""
+async def _live_scores(memory: Memory, promotion: Promotion) -> dict[str, float]:
+    """Returns the scores of the judged live runs under the promoted policy since then, by run, in their order."""
     where = {"purpose": "live", "status": "done", "policy": promotion.policy}
     runs = await memory.find(Run, where=where, since=promotion.at)
     scores: dict[str, list[float]] = defaultdict(list)
@@ -147,25 +190,7 @@ async def _live_scores(memory: Memory, promotion: Promotion) -> list[tuple[str, 
         for verdict in await memory.find(Verdict, where={"run_id": ids[start : start + _CHUNK]}):
             if verdict.judged and verdict.repetition == 0 and verdict.kind != "model":
                 scores[verdict.run_id].append(float(verdict.outcome == "pass"))
-    return [(id, min(scores[id])) for id in ids if scores[id]]
-
-
-async def _rolled_back(memory: Memory, found: Watch, alpha: float, run_ids: Sequence[str]) -> Watch:
-    assert found.promotion is not None
-    reason = (
-        f"live score {found.mean:.2f} over {found.n} runs is below the promised {found.level:.2f} "
-        f"by more than {found.tolerance:.2f} (p {found.p:.2g}, level {alpha:g})"
-    )
-    back = await take_back(memory, found.promotion, reason=reason)
-    return Watch(
-        promotion=found.promotion,
-        level=found.level,
-        tolerance=found.tolerance,
-        n=found.n,
-        mean=found.mean,
-        p=found.p,
-        rolled_back=back,
-    )
+    return {id: min(scores[id]) for id in ids if scores[id]}
 
 
 def _named(ids: object, lessons: dict[str, Lesson]) -> list[Lesson]:
