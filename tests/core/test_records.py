@@ -121,6 +121,12 @@ def test_what_cannot_be_read_is_a_users_error_on_one_line(data: bytes | str) -> 
         assert "\n" not in str(error)  # noqa: PT017
 
 
+@pytest.mark.parametrize("data", [b'{"a":' * 100_000, b"[" * 100_000])
+def test_what_is_nested_too_deep_is_refused(data: bytes) -> None:
+    with pytest.raises(UserError, match="not a valid object"):
+        decode(data, object)
+
+
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_a_record_cannot_be_changed(kind: type[Record]) -> None:
     assert kind.__struct_config__.frozen

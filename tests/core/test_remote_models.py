@@ -180,7 +180,17 @@ async def test_a_slow_answer_is_a_timeout_and_not_tried_again(kind: str) -> None
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"[]", b"{", b'{"choices": []}', b'{"choices": [{"message": {"content": 7}}]}', b"\xff\xfe", b"null"]
+    "body",
+    [
+        b"",
+        b"[]",
+        b"{",
+        b'{"choices": []}',
+        b'{"choices": [{"message": {"content": 7}}]}',
+        b"\xff\xfe",
+        b"null",
+        b"[" * 50_000,
+    ],
 )
 @pytest.mark.asyncio
 async def test_a_malformed_answer_is_refused(body: bytes) -> None:

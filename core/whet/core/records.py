@@ -112,7 +112,11 @@ class ToolSpec(Record, frozen=True, kw_only=True):
 
 
 class Sampling(Record, frozen=True, kw_only=True):
-    """How to sample. ``None`` leaves a choice to the back end; ``seed`` makes a local model repeatable."""
+    """How to sample. ``None`` leaves a choice to the back end.
+
+    ``seed`` makes a local model repeatable; it is passed on to a provider that takes one, and left out otherwise.
+    ``logprobs`` asks for logprobs, and for token ids, where the back end has them.
+    """
 
     temperature: float | None = None
     top_p: float | None = None

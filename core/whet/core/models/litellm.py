@@ -24,7 +24,7 @@ from whet.core.models.backoff import Backoff
 from whet.core.models.chat import chat_request, read_response
 from whet.core.models.failures import model_errors
 from whet.core.models.pricing import Estimate, Price, estimate_call
-from whet.core.records import Completion, Json, Message, Sampling, ToolSpec
+from whet.core.records import Completion, Json, Message, Sampling, ToolSpec, Usage
 
 __all__ = ["LiteLLMModel"]
 
@@ -121,9 +121,9 @@ class LiteLLMModel:
         await _clients.get()
         started = time.monotonic()
         response = await self._backoff.run(lambda: self._ask(body), again=lambda e: e.transient and not e.billed)
-        data = response.model_dump_json()
+        data = response.model_dump_json(warnings=False)
         completion = read_response(data, name=self.name, messages=messages, tools=tools, price=self._price)
-        dollars = completion.usage.micro_dollars if self._price else self._cost(response)
+        dollars = completion.usage.micro_dollars if self._price else self._cost(response, completion.usage)
         usage = msgspec.structs.replace(completion.usage, micro_dollars=dollars, seconds=time.monotonic() - started)
         return msgspec.structs.replace(completion, usage=usage)
 
@@ -138,10 +138,13 @@ class LiteLLMModel:
             message = f"{self.name!r} gave no answer within {self._timeout:g} seconds; raise timeout="
             raise ModelError(message, failure="timeout") from error
 
-    def _cost(self, response: Any) -> int:
+    def _cost(self, response: Any, usage: Usage) -> int:
         if self._listed is None:
             return 0
-        dollars: float = _litellm().completion_cost(completion_response=response, model=self.model)
+        try:
+            dollars: float = _litellm().completion_cost(completion_response=response, model=self.model)
+        except Exception:  # a boundary: LiteLLM raises plain ones where it cannot price, and the call was made
+            return self._listed.of(usage.input_tokens, usage.output_tokens)
         return math.ceil(dollars * 1_000_000)
 
 
