@@ -32,8 +32,24 @@ async def examine(settings: "Settings") -> list[Finding]:
 async def _sandbox() -> list[Finding]:
     from whet.sandboxes import doctor
 
-    report = await doctor()
-    return [Finding(name=f"sandbox: {c.name}", ok=c.ok, detail=c.detail, required=c.required) for c in report]
+    reports = await doctor()
+    findings = [
+        Finding(
+            name=f"sandbox: {report.backend}",
+            ok=report.usable,
+            detail=f"{report.tier}, {len(report.checks)} probes held, memory by {report.memory}"
+            if report.usable
+            else report.reason,
+            required=False,
+        )
+        for report in reports
+    ]
+    chosen = next((report.backend for report in reports if report.chosen), None)
+    way_out = "install bubblewrap (apt-get install bubblewrap), or see docs/sandboxes.md"
+    return [
+        *findings,
+        Finding(name="sandbox", ok=chosen is not None, detail=f"{chosen} is used" if chosen else way_out),
+    ]
 
 
 async def _store(settings: "Settings") -> Finding:
@@ -44,7 +60,7 @@ async def _store(settings: "Settings") -> Finding:
         return Finding(name="store", ok=False, detail=f"none at {url!r} yet; make one with: whet init", required=False)
     try:
         async with await Memory.open(url, read_only=True) as memory:
-            problems = await memory.verify()
+            problems = await memory.audit()
     except WhetError as error:
         return Finding(name="store", ok=False, detail=str(error))
     return Finding(name="store", ok=not problems, detail="; ".join(problems) or f"{url}: intact, log chain verified")

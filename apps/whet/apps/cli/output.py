@@ -1,9 +1,9 @@
 """How results reach the terminal, a pipe or a program: tables, wide tables, JSON, JSON lines, CSV or ids.
 
-    @app.command("list")
-    @listing
-    def list_runs(view: View) -> None:
-        view.show(rows, columns=("id", "status", "score"))
+@app.command("list")
+@listing
+def list_runs(view: View) -> None:
+    view.show(rows, columns=("id", "status", "score"))
 """
 
 import csv
@@ -43,6 +43,21 @@ _OPERATORS: dict[str, Callable[[Json, Json], bool]] = {
     "~": lambda value, pattern: re.search(str(pattern), str(value)) is not None,
     "=": operator.eq,
 }
+PROSE = ("text", "reason", "detail", "description", "prompt", "applies_when", "error", "summary")
+EXPENDABLE = (
+    "value",
+    "version",
+    "source",
+    "policy",
+    "incumbent",
+    "actor",
+    "model",
+    "at",
+    "started_at",
+    "agent",
+    "score",
+)
+IDS = ("id", "policy", "incumbent")
 _UNITS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
 
 
@@ -175,26 +190,52 @@ def _cell(name: str, value: Json) -> str:
         return f"{value:.3g}"
     if isinstance(value, list | dict):
         return encode(value).decode()
-    return str(value)
+    text = " ".join(str(value).split())
+    return text[:16] if name in IDS or name.endswith("_id") else text
 
 
 def _print_table(rows: Sequence[Row], names: Sequence[str]) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    cells = [[_cell(name, row.get(name)) for name in names] for row in rows]
+    names, cells = _affordable(names, cells, console().width)
+    titles = [name.removesuffix("_at").replace("_", " ") for name in names]
+    widths = [max(map(len, column)) for column in zip(titles, *cells, strict=True)]
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for name in names:
-        is_id = name in ("id", "policy", "incumbent") or name.endswith("_id")
-        table.add_column(name.removesuffix("_at").replace("_", " "), no_wrap=True, overflow="ellipsis", max_width=16 if is_id else None)
-    for row in rows:
-        cells = (_cell(name, row.get(name)) for name in names)
-        table.add_row(*(Text(" ".join(cell.split()), style=_style(cell)) for cell in cells))
+    for title, width in zip(titles, _fitted(names, widths, console().width), strict=True):
+        table.add_column(title, no_wrap=True, overflow="ellipsis", width=width)
+    for line in cells:
+        table.add_row(*(Text(cell, style=_style(cell)) for cell in line))
     terminal = console()
     if sys.stdout.isatty() and len(rows) + 2 > terminal.height:
         with terminal.pager(styles=True):
             terminal.print(table)
     else:
         terminal.print(table)
+
+
+def _affordable(names: Sequence[str], cells: list[list[str]], total: int) -> tuple[list[str], list[list[str]]]:
+    """Returns names and cells without the columns that a narrow terminal has no room for."""
+    kept = list(range(len(names)))
+    for expendable in EXPENDABLE:
+        widths = [10 if names[n] in PROSE else max(len(names[n]), *(len(line[n]) for line in cells)) for n in kept]
+        if sum(widths) + 2 * len(kept) <= total:
+            break
+        kept = [n for n in kept if names[n] != expendable]
+    return [names[n] for n in kept], [[line[n] for n in kept] for line in cells]
+
+
+def _fitted(names: Sequence[str], widths: Sequence[int], total: int) -> list[int]:
+    """Returns the columns' widths: prose gives way where space is short; ids, numbers and words are kept whole."""
+    prose = [number for number, name in enumerate(names) if name in PROSE]
+    left = total - 2 * len(names) - sum(width for number, width in enumerate(widths) if number not in prose)
+    fitted = list(widths)
+    for rank, number in enumerate(prose):
+        share = max(left // (len(prose) - rank), 10)
+        fitted[number] = min(widths[number], share)
+        left -= fitted[number]
+    return fitted
 
 
 def _style(cell: str) -> str:
@@ -210,7 +251,9 @@ def listing(command: Callable[..., None]) -> Callable[..., None]:
         command(*args, view=_view(options), **options)
 
     own = [p for name, p in inspect.signature(command).parameters.items() if name != "view"]
-    shared = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in inspect.signature(_shared_options).parameters.values()]
+    shared = [
+        p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in inspect.signature(_shared_options).parameters.values()
+    ]
     own = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
     wrapped.__signature__ = inspect.Signature([*own, *shared])  # type: ignore[attr-defined]
     wrapped.__annotations__ = {p.name: p.annotation for p in (*own, *shared)}

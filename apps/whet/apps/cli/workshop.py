@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-
 from whet.apps.cli.commands.rows import run_rows
 from whet.apps.cli.session import load_settings
 from whet.core import Budget, Json, Message, NotFoundError, Run, Task, UserError, digest

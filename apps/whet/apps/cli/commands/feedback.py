@@ -27,14 +27,16 @@ def add(
     other: Annotated[str, typer.Option(help="For a preference: the run that lost.")] = "",
     applies_when: Annotated[str, typer.Option(help="When this feedback applies.")] = "",
     person: Annotated[str | None, typer.Option(help="Whose data this is; can be forgotten by it.")] = None,
-    tainted: Annotated[bool, typer.Option(help="The text comes from a stranger; what is learned waits for a person.")] = False,
+    tainted: Annotated[
+        bool, typer.Option(help="The text comes from a stranger; what is learned waits for a person.")
+    ] = False,
     json: AsJson = False,
 ) -> None:
     """Record feedback on a run."""
     import sys
 
-    from whet.feedback.feedback import Extra
     from whet.core import Feedback, Run
+    from whet.feedback.feedback import Extra
     from whet.memory import Memory
 
     _refuse_what_does_not_fit(kind, value, other)
@@ -88,12 +90,12 @@ def list_feedback(view: View) -> None:
     """List feedback, newest first."""
     from whet.core import Feedback
 
-    found = with_memory(
-        lambda memory: memory.find(Feedback, since=view.since, newest_first=True), read_only=True
-    )
+    found = with_memory(lambda memory: memory.find(Feedback, since=view.since, newest_first=True), read_only=True)
     view.show(
-        [as_row(item) for item in found], ("id", "at", "kind", "source", "run_id", "value", "text"),
-        ("task_id", "person", "trust", "applies_when"), empty="no feedback yet; add some with: whet feedback add RUN comment TEXT",
+        [as_row(item) for item in found],
+        ("id", "at", "kind", "source", "run_id", "value", "text"),
+        ("task_id", "person", "trust", "applies_when"),
+        empty="no feedback yet; add some with: whet feedback add RUN comment TEXT",
     )
 
 

@@ -17,12 +17,12 @@ def list_decisions(view: View) -> None:
     """List the gate's decisions, newest first."""
     from whet.core import Promotion
 
-    found = with_memory(
-        lambda memory: memory.find(Promotion, since=view.since, newest_first=True), read_only=True
-    )
+    found = with_memory(lambda memory: memory.find(Promotion, since=view.since, newest_first=True), read_only=True)
     view.show(
-        [as_row(item) for item in found], ("id", "at", "decision", "policy", "n", "mean", "low", "high", "reason"),
-        ("incumbent", "p", "actor"), empty="no decision yet; make one with: whet improve TASKS",
+        [as_row(item) for item in found],
+        ("id", "at", "decision", "policy", "n", "mean", "low", "high", "reason"),
+        ("incumbent", "p", "actor"),
+        empty="no decision yet; make one with: whet improve TASKS",
     )
 
 

@@ -12,7 +12,7 @@ from whet.core.errors import UserError
 
 if TYPE_CHECKING:
     from whet.core import Lesson
-    from whet.memory import Memory
+    from whet.memory import ForgetPlan, ForgetReport, Memory, Why
 
 app = typer.Typer()
 LessonId = Annotated[str, typer.Argument(help="Lesson id or prefix.")]
@@ -26,7 +26,8 @@ def list_lessons(view: View) -> None:
     from whet.core import Lesson
 
     found = with_memory(
-        lambda memory: memory.find(Lesson, where={"valid_to": None}, since=view.since, newest_first=True), read_only=True
+        lambda memory: memory.find(Lesson, where={"valid_to": None}, since=view.since, newest_first=True),
+        read_only=True,
     )
     view.show(
         [as_row(lesson) for lesson in found],
@@ -52,46 +53,74 @@ def search(
     query: Annotated[str, typer.Argument(help="What to look for.")],
     explain: Annotated[bool, typer.Option("--explain", help="Show the parts of each score.")] = False,
 ) -> None:
-    """Find lessons (and feedback) by words and by likeness, as an agent would recall them."""
-    found = with_memory(lambda memory: memory.recall(query, k=view.limit or 50, explain=explain), read_only=True)
+    """Find lessons by words and by likeness; agents recall the active ones of these."""
+    found = with_memory(
+        lambda memory: memory.recall(query, k=view.limit or 50, statuses=("active", "proposed"), explain=explain)
+    )
     rows = []
     for item in found:
         row = {**as_row(item.lesson), "score": item.score}
         rows.append({**row, **item.parts} if explain else row)
     parts = tuple(dict.fromkeys(name for item in found for name in item.parts)) if explain else ()
-    view.show(rows, ("id", "score", *parts, "kind", "text"), ("applies_when", "source"), empty="nothing found")
+    view.show(
+        rows, ("id", "score", *parts, "kind", "status", "text"), ("applies_when", "source"), empty="nothing found"
+    )
 
 
 @app.command()
 def why(id: LessonId, json: AsJson = False) -> None:
     """Explain a lesson: what it was derived from, what supports and contradicts it, what it is worth."""
+    explanation = with_memory(lambda memory: memory.why(id), read_only=True)
+    emit_json(explanation) if json else _print_why(explanation)
+
+
+def _print_why(explanation: "Why") -> None:
+    from rich.text import Text
     from rich.tree import Tree
 
-    explanation = with_memory(lambda memory: memory.why(id), read_only=True)
-    if json:
-        emit_json(explanation)
-        return
-    tree = Tree(explanation.title)
-    for branch in explanation.branches:
-        tree.add(branch)
-    console().print(tree, markup=False)
+    lesson, worth = explanation.lesson, explanation.worth
+    title = f'{lesson.id} v{lesson.version} {lesson.kind}  "{first_line(lesson.text)}"  {lesson.status}'
+    tree = Tree(Text(f"{title}  by {lesson.source or 'hand'}" + (f": {lesson.reason}" if lesson.reason else "")))
+    for source in explanation.sources:
+        judged = ", ".join(f"{v.outcome} {v.verifier} {v.score:.2f}" for v in source.verdicts[:2])
+        more = f" and {len(source.verdicts) - 2} more" if len(source.verdicts) > 2 else ""
+        label = (
+            f"{source.relation.replace('_', ' '):<12} {source.kind} {source.id[:16]}  {source.label}  {judged}{more}"
+        )
+        tree.add(Text(" ".join(label.split(" ")).rstrip()))
+    measured = (
+        "not measured yet" if worth.mean is None else f"{worth.mean:+.0%} (95 % {worth.low:+.0%} … {worth.high:+.0%})"
+    )
+    tree.add(Text(f"worth        {measured}, shown in {worth.n_shown} judged runs, withheld in {worth.n_withheld}"))
+    console().print(tree)
 
 
 @app.command("used-by")
-@listing
-def used_by(view: View, id: LessonId) -> None:
-    """List the runs in which a lesson was shown, withheld or adopted."""
+def used_by(
+    id: Annotated[str, typer.Argument(help="Lesson id or prefix, or skill:NAME.")], json: AsJson = False
+) -> None:
+    """Show what a lesson or skill went into: runs, other lessons, candidates, promotions."""
     found = with_memory(lambda memory: memory.used_by(id), read_only=True)
-    view.show([as_row(use) for use in found], ("at", "run_id", "kind", "version"), ("id",), empty="not used yet")
+    if json:
+        emit_json(found)
+        return
+    for kind in ("shown", "withheld", "adopted"):
+        runs = [use.run_id for use in found.uses if use.kind == kind]
+        print(f"{kind:<11} {len(runs)} runs  {' '.join(run[:16] for run in runs[-5:])}")
+    for kind, records in (("lesson", found.lessons), ("candidate", found.candidates), ("promotion", found.promotions)):
+        for record in records:
+            print(f"{kind:<11} {record.id}")
 
 
 @app.command()
 @listing
 def history(view: View, id: LessonId) -> None:
     """List all versions of a lesson."""
-    found = with_memory(lambda memory: memory.history(id), read_only=True)
+    found = with_memory(lambda memory: memory.lessons.history(id), read_only=True)
     view.show(
-        [as_row(lesson) for lesson in found], ("id", "version", "status", "valid_from", "valid_to", "text", "reason"), ("source",)
+        [as_row(lesson) for lesson in found],
+        ("id", "version", "status", "valid_from", "valid_to", "text", "reason"),
+        ("source",),
     )
 
 
@@ -104,12 +133,16 @@ def diff(
     """Show what changed between two versions of a lesson."""
     import difflib
 
-    versions = {lesson.version: lesson for lesson in with_memory(lambda memory: memory.history(id), read_only=True)}
+    versions = {
+        lesson.version: lesson for lesson in with_memory(lambda memory: memory.lessons.history(id), read_only=True)
+    }
     new = newer or max(versions)
     old = older or max(new - 1, 1)
     for version in (old, new):
         if version not in versions:
-            raise UserError(f"lesson {id!r} has no version {version}; there are {', '.join(map(str, sorted(versions)))}")
+            raise UserError(
+                f"lesson {id!r} has no version {version}; there are {', '.join(map(str, sorted(versions)))}"
+            )
     lines = difflib.unified_diff(*(_lesson_lines(versions[v]) for v in (old, new)), f"v{old}", f"v{new}", lineterm="")
     print("\n".join(lines))
 
@@ -125,47 +158,50 @@ def review(view: View) -> None:
     from whet.core import Lesson
 
     found = with_memory(
-        lambda memory: memory.find(Lesson, where={"valid_to": None, "status": ["proposed", "quarantined"]}), read_only=True
+        lambda memory: memory.find(Lesson, where={"valid_to": None, "status": ["proposed", "quarantined"]}),
+        read_only=True,
     )
     view.show(
-        [as_row(lesson) for lesson in found], ("id", "status", "trust", "kind", "text", "source"), ("applies_when",),
+        [as_row(lesson) for lesson in found],
+        ("id", "status", "trust", "kind", "text", "source"),
+        ("applies_when",),
         empty="nothing to review",
     )
 
 
-def _change(id: str, **changes: object) -> None:
-    async def work(memory: "Memory") -> "Lesson":
-        from whet.core import Lesson
-
-        lesson = await memory.get(Lesson, id)
-        return await memory.lessons.update(lesson, actor="cli", **changes)
-
-    lesson = with_memory(work)
-    note(f"lesson {lesson.id[:12]} v{lesson.version} is {lesson.status}")
+def _report(lesson: "Lesson") -> None:
+    note(f"lesson {lesson.id} v{lesson.version} is {lesson.status}")
 
 
 @app.command()
-def edit(id: LessonId, text: Annotated[str, typer.Argument(help="New text.")], reason: Reason = "edited by hand") -> None:
-    """Give a lesson a new text, as a new version."""
-    _change(id, text=text, reason=reason)
+def edit(
+    id: LessonId,
+    text: Annotated[str | None, typer.Option(help="New text.")] = None,
+    applies_when: Annotated[str | None, typer.Option(help="New condition.")] = None,
+    not_when: Annotated[str | None, typer.Option(help="New exception.")] = None,
+    reason: Reason = "edited by hand",
+) -> None:
+    """Give a lesson other words, as a new version."""
+    changes = {"text": text, "applies_when": applies_when, "not_when": not_when}
+    _report(with_memory(lambda memory: memory.lessons.revise(id, reason=reason, actor="cli", **changes)))
 
 
 @app.command()
 def accept(id: LessonId, reason: Reason = "accepted by a person") -> None:
-    """Make a reviewed lesson active and trusted."""
-    _change(id, status="active", trust="trusted", reason=reason)
+    """Make a reviewed lesson active."""
+    _report(with_memory(lambda memory: memory.lessons.approve(id, reason=reason, actor="cli")))
 
 
 @app.command()
 def quarantine(id: LessonId, reason: Reason = "quarantined by hand") -> None:
     """Keep a lesson from being recalled until a person has looked at it."""
-    _change(id, status="quarantined", reason=reason)
+    _report(with_memory(lambda memory: memory.lessons.quarantine(id, reason=reason, actor="cli")))
 
 
 @app.command()
 def retire(id: LessonId, reason: Reason = "retired by hand") -> None:
     """Stop recalling a lesson; it stays in the history."""
-    _change(id, status="retired", reason=reason)
+    _report(with_memory(lambda memory: memory.lessons.retire(id, reason=reason, actor="cli")))
 
 
 @app.command()
@@ -174,7 +210,9 @@ def forget(
     run: Annotated[list[str] | None, typer.Option(help="Forget this run; repeatable.")] = None,
     feedback: Annotated[list[str] | None, typer.Option(help="Forget this feedback; repeatable.")] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Only show what would be forgotten (the default).")] = False,
-    apply: Annotated[bool, typer.Option("--apply", help="Forget, and search the files for what was forgotten.")] = False,
+    apply: Annotated[
+        bool, typer.Option("--apply", help="Forget, and search the files for what was forgotten.")
+    ] = False,
     reason: Reason = "",
     json: AsJson = False,
 ) -> None:
@@ -184,43 +222,76 @@ def forget(
     if apply and not reason:
         raise UserError("forgetting needs a reason: --reason TEXT")
 
-    async def work(memory: "Memory") -> tuple[object, bool]:
+    async def work(memory: "Memory") -> "tuple[ForgetPlan, ForgetReport | None]":
         prepared = await memory.forget_plan(person=person or None, run_ids=run or (), feedback_ids=feedback or ())
-        if not apply:
-            return prepared, True
-        report = await memory.forget(prepared, reason)
-        return report, report.clean
+        return prepared, await memory.forget(prepared, reason, actor="cli") if apply else None
 
-    result, clean = with_memory(work)
-    _print_report(result, json=json)
-    if not apply:
-        note("nothing was changed; to forget: the same command with --apply --reason TEXT")
-    if not clean:
+    prepared, report = with_memory(work)
+    if json:
+        emit_json(report or prepared)
+    elif report:
+        _print_forgotten(report)
+    else:
+        _print_plan(prepared)
+    if report and not report.proved:
         raise typer.Exit(4)
 
 
-def _print_report(report: object, *, json: bool) -> None:
-    fields = msgspec.to_builtins(report)
-    if json:
-        emit_json(fields)
-        return
-    for name, value in fields.items():
-        shown = f"{len(value)}  {', '.join(first_line(str(v), 24) for v in value[:6])}" if isinstance(value, list | tuple) else value
-        console().print(f"{name.replace('_', ' '):<24} {shown}", markup=False)
+def _print_plan(plan: "ForgetPlan") -> None:
+    for item in plan.items[:40]:
+        print(f"{item.action:<9} {item.kind:<10} {item.id[:32]:<32}  {item.why}")
+    if len(plan.items) > 40:
+        print(f"… and {len(plan.items) - 40} more; all of them with --json")
+    policy = plan.policy
+    if policy.head_after != policy.head:
+        print(f"policy    head {policy.head[:12]} becomes {policy.head_after[:12]}, without:\n{policy.diff}")
+    gone = ", ".join(f"{number} {kind}" for kind, number in plan.counts().items()) or "nothing"
+    note(f"would purge {gone} and {plan.vectors} vectors; to do it: the same command with --apply --reason TEXT")
+
+
+def _print_forgotten(report: "ForgetReport") -> None:
+    gone = ", ".join(f"{number} {kind}" for kind, number in report.purged.items()) or "nothing"
+    print(f"purged       {gone}, {report.vectors} vectors")
+    print(f"re-derived   {len(report.rederived)} lessons")
+    print(
+        f"policy       {len(report.policies)} trees gone, head is {report.head[:12]}"
+        + (" (moved)" if report.head_moved else "")
+    )
+    size = sum(size for _, size in report.searched)
+    print(f"searched     {len(report.searched)} files, {size:,} bytes, for {report.marks} pieces of the text")
+    for place, piece in report.left:
+        print(f"LEFT         {piece!r} in {place}")
+    print(f"result       {'proved: none of it is on the disk' if report.proved else report.note or 'NOT PROVED'}")
 
 
 @app.command()
 def dedupe(
-    apply: Annotated[bool, typer.Option("--apply", help="Merge them; otherwise they are only listed.")] = False, json: AsJson = False
+    apply: Annotated[bool, typer.Option("--apply", help="Merge them; otherwise they are only listed.")] = False,
+    json: AsJson = False,
 ) -> None:
-    """Find lessons that say the same, and merge them."""
-    pairs = with_memory(lambda memory: memory.lessons.dedupe(apply=apply))
+    """Find active lessons that say the same, and merge them into the oldest."""
+    groups = with_memory(lambda memory: _merge_equals(memory, apply))
     if json:
-        emit_json({"merged": apply, "pairs": [{"kept": a.id, "merged": b.id, "text": b.text} for a, b in pairs]})
+        emit_json({"merged": apply, "groups": groups})
         return
-    for kept, merged in pairs:
-        print(f"{kept.id[:12]} <- {merged.id[:12]}  {first_line(merged.text)}")
-    note(f"{len(pairs)} duplicates" + ("" if apply else "; to merge them: whet memory dedupe --apply"))
+    for group in groups:
+        print(f"{' '.join(lesson.id[:16] for lesson in group)}  {first_line(group[0].text)}")
+    note(
+        f"{len(groups)} groups of duplicates"
+        + ("" if apply or not groups else "; to merge them: whet memory dedupe --apply")
+    )
+
+
+async def _merge_equals(memory: "Memory", apply: bool) -> "list[list[Lesson]]":
+    from whet.core import Lesson
+
+    groups: dict[tuple[str, str], list[Lesson]] = {}
+    for lesson in await memory.find(Lesson, where={"valid_to": None, "status": "active"}):
+        groups.setdefault((" ".join(lesson.text.split()), lesson.applies_when), []).append(lesson)
+    equal = [group for group in groups.values() if len(group) > 1]
+    for group in equal if apply else ():
+        await memory.lessons.merge([lesson.id for lesson in group], reason="they say the same", actor="cli")
+    return equal
 
 
 @app.command()
@@ -232,7 +303,8 @@ def stats(view: View) -> None:
     async def work(memory: "Memory") -> list[dict[str, object]]:
         lessons = await memory.find(Lesson, where={"valid_to": None, "status": "active"})
         return [
-            {"id": lesson.id, "text": lesson.text, **msgspec.to_builtins(await memory.worth(lesson.id))} for lesson in lessons
+            {"id": lesson.id, "text": lesson.text, **msgspec.to_builtins(await memory.worth(lesson.id))}
+            for lesson in lessons
         ]
 
     rows = with_memory(work, read_only=True)

@@ -20,8 +20,10 @@ def log(view: View) -> None:
     """The log of promotions and rollbacks, newest first."""
     promotions = with_memory(lambda memory: memory.policies.log(view.limit), read_only=True)
     view.show(
-        [as_row(item) for item in promotions], ("id", "at", "decision", "policy", "incumbent", "mean", "low", "high", "actor", "reason"),
-        ("n", "p", "candidate_id"), empty="nothing was promoted yet; try: whet improve TASKS",
+        [as_row(item) for item in promotions],
+        ("id", "at", "decision", "policy", "incumbent", "mean", "low", "high", "actor", "reason"),
+        ("n", "p", "candidate_id"),
+        empty="nothing was promoted yet; try: whet improve TASKS",
     )
 
 
@@ -32,7 +34,12 @@ def show(ref: Ref = "head", json: AsJson = False) -> None:
 
     policy = with_memory(lambda memory: memory.policies.get(ref), read_only=True)
     if json:
-        emit_json({"digest": policy.digest, "files": {path: data.decode(errors="replace") for path, data in policy.files.items()}})
+        emit_json(
+            {
+                "digest": policy.digest,
+                "files": {path: data.decode(errors="replace") for path, data in policy.files.items()},
+            }
+        )
         return
     terminal = console()
     terminal.print(f"policy {policy.digest[:12]}  {len(policy.files)} files", style="bold")
@@ -58,16 +65,30 @@ def diff(
 
 @app.command()
 def blame(
-    path: Annotated[str, typer.Argument(help="File in the policy, e.g. skills/verbs/SKILL.md.")], ref: Annotated[str, typer.Option(help="Which policy.")] = "head", json: AsJson = False
+    path: Annotated[str, typer.Argument(help="File in the policy, e.g. skills/verbs/SKILL.md.")],
+    ref: Annotated[str, typer.Option(help="Which policy.")] = "head",
+    json: AsJson = False,
 ) -> None:
     """Show which promotion brought each line of a file, and from which evidence."""
     lines = with_memory(lambda memory: memory.policies.blame(path, ref), read_only=True)
     if json:
-        emit_json({"path": path, "lines": [{"promotion": p.id, "policy": p.policy, "actor": p.actor, "at": p.at, "line": line} for p, line in lines]})
+        emit_json(
+            {
+                "path": path,
+                "lines": [
+                    {"promotion": p.id, "policy": p.policy, "actor": p.actor, "at": p.at, "line": line}
+                    for p, line in lines
+                ],
+            }
+        )
         return
     terminal = console()
     for promotion, line in lines:
-        terminal.print(f"{promotion.id[:12]} {promotion.decision:<12} {promotion.actor:<10.10} │ {line}", markup=False, soft_wrap=True)
+        terminal.print(
+            f"{promotion.id[:16]} {promotion.decision:<12} {promotion.actor:<10.10} │ {line}",
+            markup=False,
+            soft_wrap=True,
+        )
 
 
 @app.command()
@@ -80,13 +101,19 @@ def tag(name: Annotated[str, typer.Argument(help="Name of the tag.")], ref: Ref 
 @app.command()
 def rollback(ref: Ref = "head~1", reason: Reason = "", json: AsJson = False) -> None:
     """Go back to an earlier policy: one more entry in the log, nothing is lost."""
-    promotion = with_memory(lambda memory: memory.policies.rollback(ref, reason=reason or "rolled back by hand", actor="cli"))
-    emit_json(as_row(promotion)) if json else note(f"head is now {promotion.policy[:12]} (was {promotion.incumbent[:12]})")
+    promotion = with_memory(
+        lambda memory: memory.policies.rollback(ref, reason=reason or "rolled back by hand", actor="cli")
+    )
+    emit_json(as_row(promotion)) if json else note(
+        f"head is now {promotion.policy[:12]} (was {promotion.incumbent[:12]})"
+    )
 
 
 @app.command()
 def commit(
-    folder: Annotated[Path, typer.Argument(help="Folder of a policy, as written by: whet policy export.")], reason: Reason = "", json: AsJson = False
+    folder: Annotated[Path, typer.Argument(help="Folder of a policy, as written by: whet policy export.")],
+    reason: Reason = "",
+    json: AsJson = False,
 ) -> None:
     """Make an edited folder the head of the history."""
     from whet.core import Promotion, UserError
@@ -99,11 +126,16 @@ def commit(
         return await memory.policies.commit(memory.policies.import_folder(folder), reason=reason, actor="cli")
 
     promotion = with_memory(work)
-    emit_json(as_row(promotion)) if json else note(f"head is now {promotion.policy[:12]} (was {promotion.incumbent[:12]})")
+    emit_json(as_row(promotion)) if json else note(
+        f"head is now {promotion.policy[:12]} (was {promotion.incumbent[:12]})"
+    )
 
 
 @app.command()
-def export(folder: Annotated[Path, typer.Argument(help="Folder to write.")], ref: Annotated[str, typer.Option(help="Which policy.")] = "head") -> None:
+def export(
+    folder: Annotated[Path, typer.Argument(help="Folder to write.")],
+    ref: Annotated[str, typer.Option(help="Which policy.")] = "head",
+) -> None:
     """Write a policy as a folder that can be read, edited and committed."""
     with_memory(lambda memory: memory.policies.export(ref, folder), read_only=True)
     note(f"wrote {folder}; edit it, then: whet policy commit {folder} --reason TEXT")

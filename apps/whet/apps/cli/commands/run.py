@@ -23,7 +23,9 @@ RunId = Annotated[str, typer.Argument(help="Run id or prefix.")]
 
 @app.command()
 def start(
-    task: Annotated[str, typer.Argument(help="A task set (world:7, jsonl:FILE …), a task id in the memory, or a prompt.")],
+    task: Annotated[
+        str, typer.Argument(help="A task set (world:7, jsonl:FILE …), a task id in the memory, or a prompt.")
+    ],
     model: Annotated[str, typer.Option(help="Model; default: the one of whet.toml.")] = "",
     graph: Annotated[str, typer.Option(help="react, refine, best_of_n, or path/file.py:graph.")] = "refine",
     split: Annotated[str, typer.Option(help="Only tasks of this split: train, heldout.")] = "",
@@ -69,8 +71,10 @@ def list_runs(view: View) -> None:
 
     rows: list[Row] = with_memory(work, read_only=True)  # type: ignore[assignment]
     view.show(
-        rows, ("id", "started_at", "task_id", "agent", "model", "policy", "status", "outcome", "score"),
-        ("purpose", "seed", "tokens", "tags", "error"), empty="no run yet; start one with: whet run world:7 --limit 5",
+        rows,
+        ("id", "started_at", "task_id", "agent", "model", "policy", "status", "outcome", "score"),
+        ("purpose", "seed", "tokens", "tags", "error"),
+        empty="no run yet; start one with: whet run world:7 --limit 5",
     )
 
 
@@ -103,14 +107,21 @@ def _print_run(found: dict[str, object]) -> None:
 
     run = found["run"]
     terminal = console()
-    terminal.print(f"run {run.id}  {run.status}  {run.agent} on {run.model}  policy {run.policy[:12] or '-'}", markup=False)  # type: ignore[attr-defined]
+    terminal.print(
+        f"run {run.id}  {run.status}  {run.agent} on {run.model}  policy {run.policy[:12] or '-'}", markup=False
+    )  # type: ignore[attr-defined]
     for title, text in (("task", found["prompt"]), ("answer", run.answer), ("error", run.error)):  # type: ignore[attr-defined]
         if text:
             terminal.print(Panel(Text(str(text)), title=title, title_align="left", border_style="dim"))
     for verdict in found["verdicts"]:  # type: ignore[attr-defined]
-        terminal.print(f"verdict   {verdict.outcome} {verdict.score:.2f}  {verdict.verifier}  {first_line(verdict.detail)}", markup=False)
+        terminal.print(
+            f"verdict   {verdict.outcome} {verdict.score:.2f}  {verdict.verifier}  {first_line(verdict.detail)}",
+            markup=False,
+        )
         for check in [check for check in verdict.checks if not check.passed][:5]:
-            terminal.print(f"          ✗ {check.call or check.name}: got {check.got}, expected {check.expected}", markup=False)
+            terminal.print(
+                f"          ✗ {check.call or check.name}: got {check.got}, expected {check.expected}", markup=False
+            )
     for critique in found["critiques"]:  # type: ignore[attr-defined]
         terminal.print(f"critique  {critique.source}: {first_line(critique.text)}", markup=False)
     for item in found["feedback"]:  # type: ignore[attr-defined]
@@ -154,7 +165,9 @@ def messages(id: RunId, json: AsJson = False) -> None:
     for call in calls:
         spoken += [message for message in call.messages if message not in spoken]
         if call.completion:
-            spoken.append(Message(role="assistant", content=call.completion.text, tool_calls=call.completion.tool_calls))
+            spoken.append(
+                Message(role="assistant", content=call.completion.text, tool_calls=call.completion.tool_calls)
+            )
     if json:
         emit_json({"messages": spoken})
         return
@@ -179,7 +192,10 @@ def tail(
             newest = await memory.find(Run, newest_first=True, limit=number if not seen else 100)
             ended = [run for run in reversed(newest) if run.status != "running" and run.id not in seen]
             for row in await run_rows(memory, ended):
-                print(f"{str(row['id'])[:12]}  {row['status']:<11} {row['outcome'] or '-':<6} {row['task_id']}", flush=True)
+                print(
+                    f"{str(row['id'])[:12]}  {row['status']:<11} {row['outcome'] or '-':<6} {row['task_id']}",
+                    flush=True,
+                )
             seen.update(run.id for run in ended)
             if not follow:
                 return
@@ -213,7 +229,9 @@ def replay(id: RunId, json: AsJson = False) -> None:
     if json:
         emit_json({"run": before.id, "replay": after.id, "same": before.answer == after.answer, "answer": after.answer})
     else:
-        note(f"replayed {before.id[:12]} as {after.id[:12]}: the answer is {'the same' if before.answer == after.answer else 'another'}")
+        note(
+            f"replayed {before.id[:16]} as {after.id[:16]}: the answer is {'the same' if before.answer == after.answer else 'another'}"
+        )
     if before.answer != after.answer:
         raise typer.Exit(4)
 
@@ -277,7 +295,13 @@ def invalidate(id: RunId, reason: Annotated[str, typer.Option(help="Why; kept wi
 
         run = await memory.get(Run, id)
         verdict = Verdict(
-            run_id=run.id, task_id=run.task_id, verifier="person", outcome="tampered", kind="human", detail=reason, actor="cli"
+            run_id=run.id,
+            task_id=run.task_id,
+            verifier="person",
+            outcome="tampered",
+            kind="human",
+            detail=reason,
+            actor="cli",
         )
         await memory.put(verdict, actor="cli", reason=reason)
         await _replace(memory, run.id, reason, tags=tuple(dict.fromkeys((*run.tags, "invalid"))), trust="tainted")

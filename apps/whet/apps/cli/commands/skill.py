@@ -45,7 +45,11 @@ def list_skills(view: View, ref: Ref = "head") -> None:
         return rows
 
     rows = with_memory(work, read_only=True)
-    view.show(rows, ("id", "files", "mean", "low", "high", "description"), empty="no skill yet; learn one with: whet learn skills")  # type: ignore[arg-type]
+    view.show(
+        rows,
+        ("id", "files", "mean", "low", "high", "description"),
+        empty="no skill yet; learn one with: whet learn skills",
+    )  # type: ignore[arg-type]
 
 
 @app.command()
@@ -53,7 +57,13 @@ def show(name: Name, ref: Ref = "head", json: AsJson = False) -> None:
     """Show a skill's files."""
     skill = with_memory(lambda memory: _skill(memory, name, ref), read_only=True)
     if json:
-        emit_json({"name": skill.name, "description": skill.description, "files": {p: d.decode(errors="replace") for p, d in skill.files.items()}})
+        emit_json(
+            {
+                "name": skill.name,
+                "description": skill.description,
+                "files": {p: d.decode(errors="replace") for p, d in skill.files.items()},
+            }
+        )
         return
     for path, data in sorted(skill.files.items()):
         print(f"── {path}")
@@ -94,7 +104,9 @@ def install(
 
     if not (folder / "SKILL.md").is_file():
         raise UserError(f"no SKILL.md in {str(folder)!r}; a skill is a folder with one")
-    files = {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file() and not p.is_symlink()}
+    files = {
+        str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file() and not p.is_symlink()
+    }
     skill = Skill.parse(files)
 
     async def work(memory: "Memory") -> Promotion:
@@ -107,7 +119,11 @@ def install(
 
 
 @app.command()
-def export(name: Name, folder: Annotated[Path, typer.Argument(help="Folder to write the skill's folder into.")], ref: Ref = "head") -> None:
+def export(
+    name: Name,
+    folder: Annotated[Path, typer.Argument(help="Folder to write the skill's folder into.")],
+    ref: Ref = "head",
+) -> None:
     """Write a skill as an Agent Skills folder for other agents."""
     skill = with_memory(lambda memory: _skill(memory, name, ref), read_only=True)
     target = folder / name

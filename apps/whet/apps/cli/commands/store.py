@@ -14,6 +14,7 @@ from whet.core.records import Json, Record
 
 if TYPE_CHECKING:
     from whet.memory import Memory
+    from whet.memory.exchange import ImportReport
 
 __all__ = ["print_record", "register"]
 
@@ -107,7 +108,9 @@ def doctor(json: AsJson = False) -> None:
         emit_json({"checks": checks})
     else:
         for check in checks:
-            mark = "[green]ok[/green]  " if check.ok else "[red]FAIL[/red]" if check.required else "[yellow]no[/yellow]  "
+            mark = (
+                "[green]ok[/green]  " if check.ok else "[red]FAIL[/red]" if check.required else "[yellow]no[/yellow]  "
+            )
             console().print(mark, f"{check.name:<28}", end="")
             print(check.detail)
     if not all(check.ok for check in checks if check.required):
@@ -203,7 +206,7 @@ def export(
 
     if file.exists():
         raise UserError(f"{str(file)!r} exists; name another file")
-    count = with_memory(lambda memory: export_file(memory, file, format, run_ids=run or ()), read_only=True)
+    count = with_memory(lambda memory: export_file(memory.store, format, file, run_ids=run), read_only=True)
     note(f"wrote {count} records to {file}")
 
 
@@ -215,20 +218,18 @@ def import_(
     """Read runs, tasks and feedback from a file; malformed rows are quarantined with their reason."""
     from whet.memory.exchange import import_file
 
-    async def work() -> object:
+    async def work() -> "ImportReport":
         async with memory(create=True) as opened:
-            return await import_file(opened, file, format)
+            return await import_file(opened.store, format, file, actor="cli")
 
     report = run_async(work())
     if json:
         emit_json(report)
         return
-    row = as_row(report)  # type: ignore[arg-type]
-    quarantined = row.pop("quarantined")
-    assert isinstance(quarantined, list)
-    print(", ".join(f"{value} {name}" for name, value in row.items()) + f", {len(quarantined)} quarantined")
-    for item in quarantined:
-        print(f"  quarantined: {item}")
+    counts = {name: value for name, value in as_row(report).items() if isinstance(value, int)}
+    print(", ".join(f"{value} {name}" for name, value in counts.items()) + f", {len(report.quarantined)} quarantined")
+    for row in report.quarantined:
+        print(f"  quarantined: {row}")
 
 
 def completion(shell: Annotated[str, typer.Argument(help="bash, zsh or fish.")]) -> None:

@@ -55,7 +55,8 @@ def validate(
     limit: Annotated[int, typer.Option(min=0, help="Only the first so many tasks; 0 for all.")] = 0,
 ) -> None:
     """Run every task's reference solution and an empty one through its verifiers; exit code 4 when a task is broken."""
-    from whet.agents.tasksets import load_tasks, validate as check
+    from whet.agents.tasksets import load_tasks
+    from whet.agents.tasksets import validate as check
 
     tasks = load_tasks(spec)
     if limit:

@@ -61,7 +61,9 @@ async def _verify_again(memory: "Memory", run_id: str) -> "list[Verdict]":
     run = await memory.get(Run, run_id)
     task = await memory.get(Task, run.task_id)
     if not task.verifiers:
-        raise UserError(f"task {task.id!r} has no verifier; its runs can be judged by people: whet feedback add {run.id[:12]} accept")
+        raise UserError(
+            f"task {task.id!r} has no verifier; its runs can be judged by people: whet feedback add {run.id[:16]} accept"
+        )
     async with SandboxPool() as sandboxes:
         verdicts = await verify_all(task, run, sandboxes)
     await memory.put(*verdicts, actor="cli", reason="verified again")
@@ -81,14 +83,22 @@ def disagree(
     async def work(memory: Memory) -> Verdict:
         verdict = await memory.get(Verdict, id)
         if not verdict.judged:
-            raise UserError(f"verdict {verdict.id[:12]} is {verdict.outcome}: it judged nothing to disagree with")
+            raise UserError(f"verdict {verdict.id[:16]} is {verdict.outcome}: it judged nothing to disagree with")
         outcome, score = ("fail", 0.0) if verdict.outcome == "pass" else ("pass", 1.0)
         opposite = Verdict(
-            run_id=verdict.run_id, task_id=verdict.task_id, verifier="person", outcome=outcome, score=score,  # type: ignore[arg-type]
-            kind="human", detail=reason, actor=source, repetition=verdict.repetition + 1, scope=verdict.scope,
+            run_id=verdict.run_id,
+            task_id=verdict.task_id,
+            verifier="person",
+            outcome=outcome,
+            score=score,  # type: ignore[arg-type]
+            kind="human",
+            detail=reason,
+            actor=source,
+            repetition=verdict.repetition + 1,
+            scope=verdict.scope,
         )
         await memory.put(opposite, actor=source, reason=reason)
         return opposite
 
     opposite = with_memory(work)
-    note(f"recorded {opposite.outcome} by {source} on run {opposite.run_id[:12]}")
+    note(f"recorded {opposite.outcome} by {source} on run {opposite.run_id[:16]}")
