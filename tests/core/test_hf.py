@@ -8,6 +8,7 @@ import pytest
 from whet.core import Budget, Message, ModelError, RefusedError, Sampling, ToolCall, ToolSpec, UserError
 from whet.core.models import Budgeted, load_model
 from whet.core.models.hf import HFModel
+from whet.core.models.tiny.model import WEIGHTS, TinyModel
 
 # peft reads a property that transformers is about to rename.
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")
@@ -191,3 +192,39 @@ def test_what_is_no_model_is_refused(tmp_path: Path, folder: Path) -> None:
         load_model(f"hf:{folder}", adapter=tmp_path)
     with pytest.raises(UserError, match=r"'size'.*options are adapter, device, dtype, max_tokens"):
         load_model(f"hf:{folder}", size=3)
+
+
+# --- the embedded model, whose own NumPy code must say the same -----------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tiny_adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A LoRA adapter of the embedded model with small random weights."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    if not (WEIGHTS / "config.json").is_file():
+        pytest.skip("the weights of the embedded model are not in this checkout")
+    path = tmp_path_factory.mktemp("adapters") / "tiny-lora"
+    torch.manual_seed(5)
+    config = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj", "o_proj"], init_lora_weights=False)
+    get_peft_model(AutoModelForCausalLM.from_pretrained(WEIGHTS), config).save_pretrained(path)
+    return path
+
+
+@pytest.mark.parametrize("adapted", [False, True])
+@pytest.mark.asyncio
+async def test_the_embedded_model_is_a_transformers_model(tiny_adapter: Path, adapted: bool) -> None:
+    messages = [
+        Message(role="system", content="# Lessons\ndef zorp(x): return x[::-1]"),
+        Message(role="user", content="Write solve(x): zorp."),
+    ]
+    adapter = tiny_adapter if adapted else None
+    sampling = Sampling(temperature=0, max_tokens=24, logprobs=True)
+    ours = await TinyModel(adapter).complete(messages, sampling=sampling)
+    theirs = await load_model(f"hf:{WEIGHTS}", adapter=adapter).complete(messages, sampling=sampling)
+    assert ours.prompt_token_ids == theirs.prompt_token_ids
+    assert ours.token_ids == theirs.token_ids
+    assert ours.text == theirs.text
+    assert ours.logprobs == pytest.approx(theirs.logprobs, abs=1e-3)
