@@ -51,6 +51,9 @@ def evaluator(agent: Agent, budget: Budget | None = None, *, tags: Sequence[str]
 def score_of(result: RunResult) -> Score:
     """Returns 1 for a pass, 0 for a fail or an agent that broke down, ``None`` where the host failed or nobody judged.
 
+    An answer that never ends or that interferes with its tests scores 0: left out, it would pay to give such answers
+    to the tasks that would otherwise be failed.
+
     Raises:
         BudgetError: the budget ended the run.
     """
@@ -62,6 +65,8 @@ def score_of(result: RunResult) -> Score:
         value = 0.0
     if run.status == "done" and result.score is not None:
         value = float(result.passed)
+    if run.status == "done" and any(verdict.outcome in ("timeout", "tampered") for verdict in result.verdicts):
+        value = 0.0
     return Score(value=value, usage=run.usage, run_id=run.id)
 
 

@@ -188,7 +188,8 @@ async def _live_scores(memory: Memory, promotion: Promotion) -> dict[str, float]
     ids = [run.id for run in runs]
     for start in range(0, len(ids), _CHUNK):
         for verdict in await memory.find(Verdict, where={"run_id": ids[start : start + _CHUNK]}):
-            if verdict.judged and verdict.repetition == 0 and verdict.kind != "model":
+            told = verdict.judged or verdict.outcome in ("timeout", "tampered")  # as the gate counts them
+            if told and verdict.repetition == 0 and verdict.kind != "model":
                 scores[verdict.run_id].append(float(verdict.outcome == "pass"))
     return {id: min(scores[id]) for id in ids if scores[id]}
 
