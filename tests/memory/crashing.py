@@ -1,9 +1,9 @@
 """A program that is killed over and over: forks a child for each line on stdin, lets it work, and kills it.
 
 A line is ``{"url", "job", "name", "early", "after"}``: the child does the job under that name until it is done or
-killed with SIGKILL, ``after`` seconds after its first word, or after its start where the kill is to be ``early``. The answer is one line of JSON: what the child said
-it had made durable, and whether it was killed. Modules are loaded once, before the forks, so that a trial takes
-milliseconds; no thread runs in the forking process.
+killed with SIGKILL, ``after`` seconds after its first word, or after its start where the kill is to be ``early``. The
+answer is one line of JSON: what the child said it had made durable, and whether it was killed. Modules are loaded once,
+before the forks, so that a trial takes milliseconds; no thread runs in the forking process.
 """
 
 import asyncio
