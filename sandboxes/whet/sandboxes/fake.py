@@ -109,8 +109,8 @@ class FakeSandbox:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, *exc: object) -> None:
-        if kind is None:
+    async def __aexit__(self, *exc: object) -> None:
+        if exc[0] is None:
             await self.close()
         self._closed = True  # what went wrong inside the block is the error to see, not what was left over
 

@@ -92,7 +92,7 @@ def zygote_argv(python: str, fd: int) -> list[str]:
 
 def zygote_limits(limits: Limits) -> dict[str, object]:
     """Returns the part of the limits that the zygote keeps."""
-    names = ("cpu_seconds", "memory_bytes", "processes", "open_files", "work_bytes", "output_bytes")
+    names = ("cpu_seconds", "memory_bytes", "processes", "open_files", "files", "work_bytes", "output_bytes")
     return {name: getattr(limits, name) for name in names}
 
 

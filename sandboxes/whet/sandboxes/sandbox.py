@@ -24,6 +24,7 @@ class Limits(Record, frozen=True, kw_only=True):
     open_files: int = 256
     work_bytes: int = 1 << 30
     tmp_bytes: int = 256 << 20
+    files: int = 100_000
     output_bytes: int = 1 << 20
 
 

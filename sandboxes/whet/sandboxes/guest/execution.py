@@ -7,7 +7,7 @@ import signal
 import time
 
 from whet.sandboxes.guest.child import become, execute, run_source
-from whet.sandboxes.guest.files import MAX_FILES, Files, measure
+from whet.sandboxes.guest.files import Files, measure
 from whet.sandboxes.guest.frames import Answer, Config, Link, Request
 from whet.sandboxes.guest.landlock import build
 from whet.sandboxes.guest.processes import descendants, proportional, resident, sweep
@@ -63,7 +63,7 @@ class Keeper:
 
     def __init__(self, link: Link, config: Config) -> None:
         self.link, self.config = link, config
-        self.files = Files(config["work"])
+        self.files = Files(config["work"], config["limits"]["files"])
         self.rules = None if config["domain"] is None else build(config["domain"])
 
 
@@ -209,11 +209,12 @@ class Execution:
             self.measure()
         for folder in self.config["tmpfs"]:
             space = os.statvfs(folder)
-            if space.f_files - space.f_ffree > MAX_FILES:
-                self.stop("disk_full", f"more than {MAX_FILES} files in {folder}")
+            if space.f_files - space.f_ffree > limits["files"]:
+                self.stop("disk_full", f"more than {limits['files']} files in {folder}")
 
     def measure(self) -> None:
-        if over := measure(self.config["quota"], self.config["limits"]["work_bytes"]):
+        limits = self.config["limits"]
+        if over := measure(self.config["quota"], limits["work_bytes"], limits["files"]):
             self.stop("disk_full", over)
 
     def answer(self, code: int, usage: resource.struct_rusage) -> tuple[Answer, bytes]:

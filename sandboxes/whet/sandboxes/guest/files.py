@@ -11,7 +11,6 @@ from typing import IO, cast
 
 from whet.sandboxes.guest.frames import CHUNK, Incoming, Outgoing, Refused
 
-MAX_FILES = 100_000
 MTIME = 1_000_000_000  # every file of a snapshot, so that equal workspaces have equal archives
 
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -26,7 +25,8 @@ class OpenHow(ctypes.Structure):
 class Files:
     """The workspace, opened so that the kernel itself refuses every way out of it (openat2, RESOLVE_BENEATH)."""
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, most: int) -> None:
+        self.most = most
         self.root = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
     def open(self, path: str, flags: int, mode: int = 0) -> int:
@@ -87,8 +87,8 @@ class Files:
             try:
                 folders = []
                 for name in sorted(os.listdir(fd)):
-                    if (count := count + 1) > MAX_FILES:
-                        raise Refused(f"more than {MAX_FILES} files in the workspace")
+                    if (count := count + 1) > self.most:
+                        raise Refused(f"more than {self.most} files in the workspace")
                     status = os.stat(name, dir_fd=fd, follow_symlinks=False)
                     full = name if base == "." else f"{base}/{name}"
                     yield full, status, fd
@@ -99,7 +99,7 @@ class Files:
                 os.close(fd)
 
 
-def measure(folders: list[str], limit: int) -> str:
+def measure(folders: list[str], limit: int, most: int) -> str:
     """Returns why a workspace that no file system bounds is too large, or the empty string."""
     todo, total, count = list(folders), 0, 0
     while todo:
@@ -114,8 +114,8 @@ def measure(folders: list[str], limit: int) -> str:
             continue  # it was removed meanwhile
         except OSError as error:
             return f"a folder that cannot be measured: {error.strerror}"
-        if total > limit or count > MAX_FILES:
-            return f"{total} bytes in {count} files; {limit} bytes and {MAX_FILES} files are allowed"
+        if total > limit or count > most:
+            return f"{total} bytes in {count} files; {limit} bytes and {most} files are allowed"
     return ""
 
 

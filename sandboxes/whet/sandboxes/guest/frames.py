@@ -19,6 +19,7 @@ class Limits(TypedDict):
     memory_bytes: int
     processes: int
     open_files: int
+    files: int
     work_bytes: int
     output_bytes: int
 
