@@ -24,10 +24,9 @@ async def main(file: str, model: str, dollars: float, concurrency: int) -> None:
         agent = Agent("refine", load_model(model), memory=memory)
         results = await run_tasks(agent, tasks, concurrency=concurrency, budget=budget)
     for result in results:
+        said = result.answer or result.run.error or ""
         outcome = result.verdicts[-1].outcome if result.verdicts else result.run.status
-        print(
-            f"{result.run.id[:16]}  {outcome:<6} {result.run.task_id:<24} {(result.answer or result.run.error or '')[:60]!r}"
-        )
+        print(f"{result.run.id[:16]}  {outcome:<6} {result.run.task_id:<24} {said[:60]!r}")
     passed = sum(any(verdict.outcome == "pass" for verdict in result.verdicts) for result in results)
     print(f"{passed} of {len(results)} pass, {budget.spent.micro_dollars / 1e6:.4f} dollars", file=sys.stderr)
 

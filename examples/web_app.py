@@ -42,9 +42,11 @@ state = State()
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    async with await Memory.open(os.environ.get("WHET_HOME", ".whet")) as state.memory:
-        async with Agent("refine", os.environ.get("WHET_MODEL", "tiny"), memory=state.memory) as state.agent:
-            yield
+    async with (
+        await Memory.open(os.environ.get("WHET_HOME", ".whet")) as state.memory,
+        Agent("refine", os.environ.get("WHET_MODEL", "tiny"), memory=state.memory) as state.agent,
+    ):
+        yield
 
 
 app = FastAPI(lifespan=lifespan)

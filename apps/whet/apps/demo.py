@@ -121,8 +121,8 @@ class _Stages:
 
     async def practise(self) -> None:
         """Runs all the training tasks and learns nothing from them."""
-        shares = [self._share(number) for number in range(2)]
-        await run_tasks(self.agent, sum(shares, []), concurrency=self.config.concurrency, budget=self.budget)
+        practice = self.train[: 2 * self.config.practice]
+        await run_tasks(self.agent, practice, concurrency=self.config.concurrency, budget=self.budget)
 
     async def measure(self, stage: str, promotion: Promotion | None = None) -> None:
         """Adds the row of a stage: what is in force now, on the sealed tasks."""

@@ -1,9 +1,9 @@
 """What ``whet doctor`` examines: the sandbox (booted and attacked), the store, the model and the extras."""
 
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from whet.apps.cli.session import is_there, store_url
 from whet.core.errors import WhetError
 from whet.core.records import Record
 
@@ -55,8 +55,8 @@ async def _sandbox() -> list[Finding]:
 async def _store(settings: "Settings") -> Finding:
     from whet.memory import Memory
 
-    url = settings.store or str(settings.home)
-    if "://" not in url and not Path(url).exists():
+    url = store_url(settings)
+    if not is_there(url):
         return Finding(name="store", ok=False, detail=f"none at {url!r} yet; make one with: whet init", required=False)
     try:
         async with await Memory.open(url, read_only=True) as memory:

@@ -16,13 +16,12 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from whet.core.errors import UserError
 from whet.core.ids import now_ms
-from whet.core.records import Json
 from whet.core.wire import decode, encode
 
 if TYPE_CHECKING:
@@ -31,15 +30,15 @@ if TYPE_CHECKING:
 __all__ = ["AsJson", "Row", "View", "console", "emit_json", "listing", "note", "parse_since"]
 
 SCHEMA = 1
-Row = Mapping[str, Json]
+Row = Mapping[str, object]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _Format = Literal["table", "wide", "json", "jsonl", "csv", "id"]
-_OPERATORS: dict[str, Callable[[Json, Json], bool]] = {
-    ">=": operator.ge,  # type: ignore[dict-item]
-    "<=": operator.le,  # type: ignore[dict-item]
+_OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
+    ">=": operator.ge,
+    "<=": operator.le,
     "!=": operator.ne,
-    ">": operator.gt,  # type: ignore[dict-item]
-    "<": operator.lt,  # type: ignore[dict-item]
+    ">": operator.gt,
+    "<": operator.lt,
     "~": lambda value, pattern: re.search(str(pattern), str(value)) is not None,
     "=": operator.eq,
 }
@@ -110,7 +109,7 @@ class View:
     sort: str = ""
 
     def show(self, rows: Sequence[Row], columns: Sequence[str], wide: Sequence[str] = (), empty: str = "") -> None:
-        """Prints the rows: filtered, sorted, cut, in the format asked for. ``empty`` says what to do when none is left."""
+        """Prints the rows, filtered, sorted and cut, as asked for; ``empty`` says what to do when none is left."""
         chosen = self._chosen(rows)
         if not chosen and empty and self.output in ("table", "wide"):
             note(empty)
@@ -175,13 +174,13 @@ def _matches(row: Row, condition: str) -> bool:
         raise UserError(f"--where {condition!r}: {literal!r} cannot be compared with {name}={value!r}") from None
 
 
-def _like(value: Json, literal: str) -> Json:
+def _like(value: object, literal: str) -> object:
     if isinstance(value, bool):
         return literal.lower() in ("1", "true", "yes")
     return type(value)(literal) if isinstance(value, int | float) else literal
 
 
-def _cell(name: str, value: Json) -> str:
+def _cell(name: str, value: object) -> str:
     if value is None:
         return ""
     if isinstance(value, int) and (name == "at" or name.endswith(("_at", "_from", "_to"))):

@@ -1,9 +1,9 @@
 """What commands share: the project's settings, its memory, and one way to run async code to its end."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from whet.core.errors import NotFoundError
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from whet.core.config import Settings
     from whet.memory import Memory
 
-__all__ = ["load_settings", "memory", "run_async", "with_memory"]
+__all__ = ["is_there", "load_settings", "memory", "run_async", "store_url", "with_memory"]
 
 T = TypeVar("T")
 
@@ -22,6 +22,16 @@ def load_settings() -> "Settings":
     from whet.core.config import Settings
 
     return Settings.load()
+
+
+def store_url(settings: "Settings") -> str:
+    """Returns where the memory is: a URL, or a folder."""
+    return settings.store or str(settings.home)
+
+
+def is_there(url: str) -> bool:
+    """Returns whether there is a memory; a database is taken to be there until it is asked."""
+    return "://" in url or os.path.exists(url)
 
 
 @asynccontextmanager
@@ -34,8 +44,8 @@ async def memory(*, read_only: bool = False, create: bool = False) -> "AsyncIter
     from whet.memory import Memory
 
     settings = load_settings()
-    url = settings.store or str(settings.home)
-    if not create and "://" not in url and not Path(url).exists():
+    url = store_url(settings)
+    if not create and not is_there(url):
         raise NotFoundError(f"no memory at {url!r}; make one with: whet init")
     async with await Memory.open(url, read_only=read_only, scope=settings.scope) as opened:
         yield opened

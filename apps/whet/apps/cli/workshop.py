@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from whet.apps.cli.commands.rows import run_rows
+from whet.apps.cli.output import Row
 from whet.apps.cli.session import load_settings
-from whet.core import Budget, Json, Message, NotFoundError, Run, Task, UserError, digest
+from whet.core import Budget, Message, NotFoundError, Run, Task, UserError, digest
 
 if TYPE_CHECKING:
     from whet.agents import Agent
@@ -58,7 +59,7 @@ async def tasks_of(memory: "Memory", word: str) -> list[Task]:
     return [Task(id=f"text-{digest(word)[:16]}", messages=(Message(role="user", content=word),), task_set="text")]
 
 
-async def run_plan(memory: "Memory", plan: Plan, budget: Budget) -> list[dict[str, Json]]:
+async def run_plan(memory: "Memory", plan: Plan, budget: Budget) -> list[Row]:
     """Runs the plan under the budget and returns a row for each run."""
     from whet.agents import run_tasks
 
@@ -93,4 +94,4 @@ async def fork_run(memory: "Memory", id: str, step: int, policy: str, model: str
     from whet.agents import fork
 
     run, agent = await _maker(memory, id, model)
-    return (await fork(agent, run.id, step=step, policy=await memory.policies.get(policy))).run
+    return (await fork(agent, run.id, before=step, policy=await memory.policies.get(policy))).run

@@ -74,14 +74,14 @@ def _make(
         return feedback.rating(source, run_id=run_id, value=value or 0.0, text=text, **extra)
     if kind == "preference":
         return feedback.preference(source, run_id=run_id, other_run_id=other, text=text, **extra)
-    makers = {
-        "correction": feedback.correction,
-        "comment": feedback.comment,
-        "followup": feedback.followup,
-        "accept": feedback.accept,
-        "reject": feedback.reject,
-    }
-    return makers[kind](source, run_id=run_id, text=text, **extra)
+    if kind == "correction":
+        return feedback.correction(source, run_id=run_id, text=text, **extra)
+    if kind == "comment":
+        return feedback.comment(source, run_id=run_id, text=text, **extra)
+    if kind == "followup":
+        return feedback.followup(source, run_id=run_id, text=text, **extra)
+    thumb = feedback.accept if kind == "accept" else feedback.reject
+    return thumb(source, run_id=run_id, text=text, **extra)
 
 
 @app.command("list")

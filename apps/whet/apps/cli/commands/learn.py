@@ -80,7 +80,7 @@ def improve(
     seconds: Seconds = None,
     json: AsJson = False,
 ) -> None:
-    """Run, learn, decide on held-out tasks, promote; again and again, under a budget. Ctrl-C stops, --resume goes on."""
+    """Run, learn, decide on held-out tasks, promote; and again, under a budget. Ctrl-C stops, --resume goes on."""
     from whet.agents.tasksets import load_tasks
     from whet.apps.cli.workshop import make_agent
     from whet.learners import Gate, GateConfig, ImproveConfig
@@ -112,7 +112,8 @@ def improve(
     columns = ("id", "decision", "n", "mean", "low", "high", "reason")
     View(limit=None).show([as_row(promotion) for promotion in report.promotions], columns)
     note(
-        f"{report.stopped}; {report.spent.calls} model calls; go on with: whet improve {tasks} --resume {report.job_id[:16]}"
+        f"{report.stopped}; {report.spent.calls} model calls; "
+        f"go on with: whet improve {tasks} --resume {report.job_id[:16]}"
     )
 
 

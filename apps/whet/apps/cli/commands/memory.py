@@ -12,7 +12,10 @@ from whet.core.errors import UserError
 
 if TYPE_CHECKING:
     from whet.core import Lesson
-    from whet.memory import ForgetPlan, ForgetReport, Memory, Why
+    from whet.memory import Memory
+    from whet.memory.forget import ForgetPlan
+    from whet.memory.lineage import Why
+    from whet.memory.purge import ForgetReport
 
 app = typer.Typer()
 LessonId = Annotated[str, typer.Argument(help="Lesson id or prefix.")]
@@ -143,8 +146,8 @@ def diff(
             raise UserError(
                 f"lesson {id!r} has no version {version}; there are {', '.join(map(str, sorted(versions)))}"
             )
-    lines = difflib.unified_diff(*(_lesson_lines(versions[v]) for v in (old, new)), f"v{old}", f"v{new}", lineterm="")
-    print("\n".join(lines))
+    before, after = _lesson_lines(versions[old]), _lesson_lines(versions[new])
+    print("\n".join(difflib.unified_diff(before, after, f"v{old}", f"v{new}", lineterm="")))
 
 
 def _lesson_lines(lesson: "Lesson") -> list[str]:
@@ -182,8 +185,13 @@ def edit(
     reason: Reason = "edited by hand",
 ) -> None:
     """Give a lesson other words, as a new version."""
-    changes = {"text": text, "applies_when": applies_when, "not_when": not_when}
-    _report(with_memory(lambda memory: memory.lessons.revise(id, reason=reason, actor="cli", **changes)))
+    _report(
+        with_memory(
+            lambda memory: memory.lessons.revise(
+                id, text=text, applies_when=applies_when, not_when=not_when, reason=reason, actor="cli"
+            )
+        )
+    )
 
 
 @app.command()
@@ -308,4 +316,4 @@ def stats(view: View) -> None:
         ]
 
     rows = with_memory(work, read_only=True)
-    view.show(rows, ("id", "mean", "low", "high", "n_shown", "n_withheld", "text"), empty="no active lesson")  # type: ignore[arg-type]
+    view.show(rows, ("id", "mean", "low", "high", "n_shown", "n_withheld", "text"), empty="no active lesson")

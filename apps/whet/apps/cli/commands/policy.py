@@ -72,23 +72,12 @@ def blame(
     """Show which promotion brought each line of a file, and from which evidence."""
     lines = with_memory(lambda memory: memory.policies.blame(path, ref), read_only=True)
     if json:
-        emit_json(
-            {
-                "path": path,
-                "lines": [
-                    {"promotion": p.id, "policy": p.policy, "actor": p.actor, "at": p.at, "line": line}
-                    for p, line in lines
-                ],
-            }
-        )
+        emit_json({"path": path, "lines": [{"line": line, "promotion": promotion} for promotion, line in lines]})
         return
     terminal = console()
     for promotion, line in lines:
-        terminal.print(
-            f"{promotion.id[:16]} {promotion.decision:<12} {promotion.actor:<10.10} │ {line}",
-            markup=False,
-            soft_wrap=True,
-        )
+        who = f"{promotion.id[:16]} {promotion.decision:<12} {promotion.actor:<10.10}" if promotion else "not promoted"
+        terminal.print(f"{who:<40} │ {line}", markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -123,7 +112,7 @@ def commit(
         raise UserError("a policy committed by hand needs a reason: --reason TEXT")
 
     async def work(memory: Memory) -> Promotion:
-        return await memory.policies.commit(memory.policies.import_folder(folder), reason=reason, actor="cli")
+        return await memory.policies.commit(await memory.policies.import_folder(folder), reason=reason, actor="cli")
 
     promotion = with_memory(work)
     emit_json(as_row(promotion)) if json else note(

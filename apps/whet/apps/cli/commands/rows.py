@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
+from whet.apps.cli.output import Row
 from whet.core.records import Json, Record, Run, Verdict
 from whet.core.wire import decode, encode
 
@@ -31,15 +32,16 @@ def latest(verdicts: Iterable[Verdict]) -> dict[str, Verdict]:
     return {verdict.run_id: verdict for verdict in sorted(verdicts, key=lambda verdict: verdict.at)}
 
 
-async def run_rows(memory: "Memory", runs: Sequence[Run]) -> list[dict[str, Json]]:
+async def run_rows(memory: "Memory", runs: Sequence[Run]) -> list[Row]:
     """Returns a row for each run, with the outcome and score of its newest verdict."""
     verdicts = latest(await memory.find(Verdict, where={"run_id": [run.id for run in runs]})) if runs else {}
-    rows = []
+    rows: list[Row] = []
     for run in runs:
         verdict = verdicts.get(run.id)
         row = as_row(run)
         row["outcome"] = verdict.outcome if verdict else None
         row["score"] = verdict.score if verdict else None
+        row["micro_dollars"] = run.usage.micro_dollars
         row["tokens"] = run.usage.input_tokens + run.usage.output_tokens
         rows.append(row)
     return rows

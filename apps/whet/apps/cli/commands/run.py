@@ -9,10 +9,9 @@ import typer
 from whet.apps.cli.commands.rows import as_row, first_line, run_rows
 from whet.apps.cli.output import AsJson, Row, View, console, emit_json, listing, note
 from whet.apps.cli.session import load_settings, with_memory
-from whet.core.errors import UserError
+from whet.core import Critique, Feedback, Record, Run, Step, Task, Use, UserError, Verdict
 
 if TYPE_CHECKING:
-    from whet.core import Run, Step
     from whet.memory import Memory
 
 __all__ = ["VERBS", "register"]
@@ -63,75 +62,75 @@ def start(
 def list_runs(view: View) -> None:
     """List runs, newest first."""
 
-    async def work(memory: "Memory") -> list[dict[str, object]]:
-        from whet.core import Run
-
+    async def work(memory: "Memory") -> list[Row]:
         limit = None if view.where or view.sort else view.limit
-        return await run_rows(memory, await memory.find(Run, since=view.since, limit=limit, newest_first=True))  # type: ignore[return-value]
+        return await run_rows(memory, await memory.find(Run, since=view.since, limit=limit, newest_first=True))
 
-    rows: list[Row] = with_memory(work, read_only=True)  # type: ignore[assignment]
     view.show(
-        rows,
+        with_memory(work, read_only=True),
         ("id", "started_at", "task_id", "agent", "model", "policy", "status", "outcome", "score"),
         ("purpose", "seed", "tokens", "tags", "error"),
         empty="no run yet; start one with: whet run world:7 --limit 5",
     )
 
 
+class Story(Record, frozen=True, kw_only=True):
+    """All that is known of a run."""
+
+    run: Run
+    prompt: str | None
+    verdicts: tuple[Verdict, ...]
+    critiques: tuple[Critique, ...]
+    feedback: tuple[Feedback, ...]
+    uses: tuple[Use, ...]
+
+
+async def _story(memory: "Memory", id: str) -> Story:
+    run = await memory.get(Run, id)
+    about = {"run_id": run.id}
+    tasks = await memory.find(Task, where={"id": run.task_id})
+    return Story(
+        run=run,
+        prompt=tasks[0].prompt if tasks else None,
+        verdicts=tuple(await memory.find(Verdict, where=about)),
+        critiques=tuple(await memory.find(Critique, where=about)),
+        feedback=tuple(await memory.find(Feedback, where=about)),
+        uses=tuple(await memory.find(Use, where=about)),
+    )
+
+
 @app.command()
 def show(id: RunId, json: AsJson = False) -> None:
     """Show a run: its answer, verdicts, critiques and feedback."""
-
-    async def work(memory: "Memory") -> dict[str, object]:
-        from whet.core import Critique, Feedback, Run, Task, Use, Verdict
-
-        run = await memory.get(Run, id)
-        where = {"run_id": run.id}
-        tasks = await memory.find(Task, where={"id": run.task_id})
-        return {
-            "run": run,
-            "prompt": tasks[0].prompt if tasks else None,
-            "verdicts": await memory.find(Verdict, where=where),
-            "critiques": await memory.find(Critique, where=where),
-            "feedback": await memory.find(Feedback, where=where),
-            "uses": await memory.find(Use, where=where),
-        }
-
-    found = with_memory(work, read_only=True)
-    emit_json(found) if json else _print_run(found)
+    story = with_memory(lambda memory: _story(memory, id), read_only=True)
+    emit_json(story) if json else _print_story(story)
 
 
-def _print_run(found: dict[str, object]) -> None:
+def _print_story(story: Story) -> None:
     from rich.panel import Panel
     from rich.text import Text
 
-    run = found["run"]
-    terminal = console()
-    terminal.print(
-        f"run {run.id}  {run.status}  {run.agent} on {run.model}  policy {run.policy[:12] or '-'}", markup=False
-    )  # type: ignore[attr-defined]
-    for title, text in (("task", found["prompt"]), ("answer", run.answer), ("error", run.error)):  # type: ignore[attr-defined]
+    run, terminal = story.run, console()
+    policy = run.policy[:12] or "-"
+    print(f"run {run.id}  {run.status}  {run.agent} on {run.model or '-'}  policy {policy}  {run.purpose}")
+    for title, text in (("task", story.prompt), ("answer", run.answer), ("error", run.error)):
         if text:
-            terminal.print(Panel(Text(str(text)), title=title, title_align="left", border_style="dim"))
-    for verdict in found["verdicts"]:  # type: ignore[attr-defined]
-        terminal.print(
-            f"verdict   {verdict.outcome} {verdict.score:.2f}  {verdict.verifier}  {first_line(verdict.detail)}",
-            markup=False,
-        )
-        for check in [check for check in verdict.checks if not check.passed][:5]:
-            terminal.print(
-                f"          ✗ {check.call or check.name}: got {check.got}, expected {check.expected}", markup=False
-            )
-    for critique in found["critiques"]:  # type: ignore[attr-defined]
-        terminal.print(f"critique  {critique.source}: {first_line(critique.text)}", markup=False)
-    for item in found["feedback"]:  # type: ignore[attr-defined]
-        terminal.print(f"feedback  {item.kind} by {item.source}: {first_line(item.text)}", markup=False)
-    shown = [use.item[:16] for use in found["uses"] if use.kind == "shown"]  # type: ignore[attr-defined]
-    if shown:
-        terminal.print(f"shown     {', '.join(shown)}", markup=False)
+            terminal.print(Panel(Text(text), title=title, title_align="left", border_style="dim"))
+    for verdict in story.verdicts:
+        attempt = f"attempt {verdict.repetition}" if verdict.repetition else "final answer"
+        print(f"verdict   {attempt:<13} {verdict.outcome} {verdict.score:.2f}  {first_line(verdict.detail)}")
+        for check in [check for check in verdict.checks if not check.passed][:3]:
+            print(f"          ✗ {check.call or check.name}: got {check.got}, expected {check.expected}")
+    for critique in story.critiques:
+        print(f"critique  {critique.source}: {first_line(critique.text)}")
+    for item in story.feedback:
+        print(f"feedback  {item.kind} by {item.source}: {first_line(item.text)}")
+    for kind in ("shown", "withheld", "adopted"):
+        if items := [use.item[:24] for use in story.uses if use.kind == kind]:
+            print(f"{kind:<9} {' '.join(items)}")
 
 
-def _step_row(step: "Step") -> dict[str, object]:
+def _step_row(step: Step) -> Row:
     body = as_row(step.body)
     kind = str(body.pop("kind"))
     completion = body.get("completion")
@@ -139,9 +138,7 @@ def _step_row(step: "Step") -> dict[str, object]:
     return {**as_row(step), "kind": kind, "text": first_line(str(text))}
 
 
-async def _steps(memory: "Memory", id: str) -> "tuple[Run, list[Step]]":
-    from whet.core import Run, Step
-
+async def _steps(memory: "Memory", id: str) -> tuple[Run, list[Step]]:
     run = await memory.get(Run, id)
     return run, sorted(await memory.find(Step, where={"run_id": run.id}), key=lambda step: step.seq)
 
@@ -151,7 +148,7 @@ async def _steps(memory: "Memory", id: str) -> "tuple[Run, list[Step]]":
 def steps(view: View, id: RunId) -> None:
     """List a run's steps in order."""
     _, found = with_memory(lambda memory: _steps(memory, id), read_only=True)
-    view.show([_step_row(step) for step in found], ("seq", "at", "node", "kind", "text"), ("id", "parent_id"))  # type: ignore[misc]
+    view.show([_step_row(step) for step in found], ("seq", "at", "node", "kind", "text"), ("id", "parent_id"))
 
 
 @app.command()
@@ -185,8 +182,6 @@ def tail(
     import asyncio
 
     async def work(memory: "Memory") -> None:
-        from whet.core import Run
-
         seen: set[str] = set()
         while True:
             newest = await memory.find(Run, newest_first=True, limit=number if not seen else 100)
@@ -209,15 +204,14 @@ def compare(a: RunId, b: RunId) -> None:
     """Show two runs' answers side by side as a diff, with their outcomes."""
     import difflib
 
-    async def work(memory: "Memory") -> list[dict[str, object]]:
-        from whet.core import Run
+    async def work(memory: "Memory") -> list[Row]:
+        return await run_rows(memory, [await memory.get(Run, a), await memory.get(Run, b)])
 
-        return await run_rows(memory, [await memory.get(Run, a), await memory.get(Run, b)])  # type: ignore[return-value]
-
-    rows = with_memory(work, read_only=True)
-    titles = [f"{str(row['id'])[:12]} {row['outcome'] or row['status']}" for row in rows]
-    answers = [str(row["answer"] or "").splitlines() for row in rows]
-    print("\n".join(difflib.unified_diff(*answers, *titles, lineterm="", n=100)) or "the answers are equal")
+    first, second = with_memory(work, read_only=True)
+    before, after = (str(row["answer"] or "").splitlines() for row in (first, second))
+    titles = [f"{str(row['id'])[:16]} {row['outcome'] or row['status']}" for row in (first, second)]
+    lines = difflib.unified_diff(before, after, titles[0], titles[1], lineterm="", n=100)
+    print("\n".join(lines) or "the answers are equal")
 
 
 @app.command()
@@ -230,7 +224,8 @@ def replay(id: RunId, json: AsJson = False) -> None:
         emit_json({"run": before.id, "replay": after.id, "same": before.answer == after.answer, "answer": after.answer})
     else:
         note(
-            f"replayed {before.id[:16]} as {after.id[:16]}: the answer is {'the same' if before.answer == after.answer else 'another'}"
+            f"replayed {before.id[:16]} as {after.id[:16]}: "
+            f"the answer is {'the same' if before.answer == after.answer else 'another'}"
         )
     if before.answer != after.answer:
         raise typer.Exit(4)
@@ -263,9 +258,7 @@ def export(
     store.export(file, format=format, run=[id])
 
 
-async def _replace(memory: "Memory", id: str, reason: str, **changes: object) -> "Run":
-    from whet.core import Run
-
+async def _replace(memory: "Memory", id: str, reason: str, **changes: object) -> Run:
     run = msgspec.structs.replace(await memory.get(Run, id), **changes)
     await memory.put(run, actor="cli", reason=reason)
     return run
@@ -275,9 +268,7 @@ async def _replace(memory: "Memory", id: str, reason: str, **changes: object) ->
 def tag(id: RunId, name: Annotated[str, typer.Argument(help="Tag to add.")]) -> None:
     """Give a run a tag."""
 
-    async def work(memory: "Memory") -> "Run":
-        from whet.core import Run
-
+    async def work(memory: "Memory") -> Run:
         run = await memory.get(Run, id)
         return await _replace(memory, run.id, f"tagged {name}", tags=tuple(dict.fromkeys((*run.tags, name))))
 
@@ -291,8 +282,6 @@ def invalidate(id: RunId, reason: Annotated[str, typer.Option(help="Why; kept wi
         raise UserError("invalidating a run needs a reason: --reason TEXT")
 
     async def work(memory: "Memory") -> None:
-        from whet.core import Run, Verdict
-
         run = await memory.get(Run, id)
         verdict = Verdict(
             run_id=run.id,

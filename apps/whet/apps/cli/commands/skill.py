@@ -49,7 +49,7 @@ def list_skills(view: View, ref: Ref = "head") -> None:
         rows,
         ("id", "files", "mean", "low", "high", "description"),
         empty="no skill yet; learn one with: whet learn skills",
-    )  # type: ignore[arg-type]
+    )
 
 
 @app.command()
@@ -70,8 +70,8 @@ def show(name: Name, ref: Ref = "head", json: AsJson = False) -> None:
         print(data.decode(errors="replace").rstrip())
 
 
-@app.command()
-def test(name: Name, ref: Ref = "head", json: AsJson = False) -> None:
+@app.command("test")
+def run_scripts(name: Name, ref: Ref = "head", json: AsJson = False) -> None:
     """Run a skill's scripts in the sandbox; exit code 4 when one fails."""
     from whet.core import ExecResult
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from whet.apps.cli.commands.rows import as_row
-from whet.apps.cli.output import AsJson, View, console, emit_json, listing, note
+from whet.apps.cli.output import AsJson, Row, View, console, emit_json, listing, note
 from whet.apps.cli.session import load_settings, memory, run_async, with_memory
 from whet.core.errors import NotFoundError, UserError
 from whet.core.records import Json, Record
@@ -122,7 +122,7 @@ def stats(json: AsJson = False) -> None:
     from whet.apps.cli.commands.rows import run_rows
     from whet.core import Run
 
-    async def work(memory: "Memory") -> list[dict[str, Json]]:
+    async def work(memory: "Memory") -> list[Row]:
         return await run_rows(memory, await memory.find(Run))
 
     rows = _summaries(with_memory(work, read_only=True))
@@ -131,27 +131,25 @@ def stats(json: AsJson = False) -> None:
     )
 
 
-def _summaries(rows: Sequence[dict[str, Json]]) -> list[dict[str, Json]]:
-    groups: dict[tuple[str, str], list[dict[str, Json]]] = {}
+def _summaries(rows: Sequence[Row]) -> list[Row]:
+    groups: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
         groups.setdefault((str(row["purpose"]), str(row["model"])), []).append(row)
-    summaries: list[dict[str, Json]] = []
-    for (purpose, model), members in sorted(groups.items()):
-        judged = [row for row in members if row["outcome"] in ("pass", "fail")]
-        passed = sum(row["outcome"] == "pass" for row in judged)
-        cost = sum(int(row["usage"]["micro_dollars"]) for row in members)  # type: ignore[index, call-overload, arg-type]
-        summaries.append(
-            {
-                "purpose": purpose,
-                "model": model,
-                "runs": len(members),
-                "judged": len(judged),
-                "pass_rate": passed / len(judged) if judged else None,
-                "tokens": sum(int(str(row["tokens"])) for row in members),
-                "dollars": cost / 1e6,
-            }
-        )
-    return summaries
+    return [_summary(purpose, model, members) for (purpose, model), members in sorted(groups.items())]
+
+
+def _summary(purpose: str, model: str, members: Sequence[Row]) -> Row:
+    judged = [row for row in members if row["outcome"] in ("pass", "fail")]
+    passed = len([row for row in judged if row["outcome"] == "pass"])
+    return {
+        "purpose": purpose,
+        "model": model,
+        "runs": len(members),
+        "judged": len(judged),
+        "pass_rate": passed / len(judged) if judged else None,
+        "tokens": sum(int(str(row["tokens"])) for row in members),
+        "dollars": sum(int(str(row["micro_dollars"])) for row in members) / 1e6,
+    }
 
 
 def show(id: Annotated[str, typer.Argument(help="Any id, or the beginning of one.")], json: AsJson = False) -> None:
@@ -234,7 +232,7 @@ def import_(
 
 def completion(shell: Annotated[str, typer.Argument(help="bash, zsh or fish.")]) -> None:
     """Print the completion script for a shell, e.g.: eval "$(whet completion bash)"."""
-    from typer.completion import get_completion_script
+    from typer.completion import get_completion_script  # type: ignore[attr-defined]
 
     if shell not in ("bash", "zsh", "fish"):
         raise UserError(f"no completion for {shell!r}; there is bash, zsh and fish")

@@ -66,8 +66,8 @@ def validate(
         emit_json(report)
     else:
         print(
-            f"{report.tasks} tasks: {report.reference_passes} reference solutions pass, {report.empty_passes} empty ones pass, "
-            f"{report.infra_errors} could not be judged"
+            f"{report.tasks} tasks: {report.reference_passes} reference solutions pass, "
+            f"{report.empty_passes} empty ones pass, {report.infra_errors} could not be judged"
         )
         for failure in report.failures:
             print(f"  {first_line(str(failure), 160)}")

@@ -61,9 +61,7 @@ async def _verify_again(memory: "Memory", run_id: str) -> "list[Verdict]":
     run = await memory.get(Run, run_id)
     task = await memory.get(Task, run.task_id)
     if not task.verifiers:
-        raise UserError(
-            f"task {task.id!r} has no verifier; its runs can be judged by people: whet feedback add {run.id[:16]} accept"
-        )
+        raise UserError(f"task {task.id!r} has no verifier; people can judge: whet feedback add {run.id[:16]} accept")
     async with SandboxPool() as sandboxes:
         verdicts = await verify_all(task, run, sandboxes)
     await memory.put(*verdicts, actor="cli", reason="verified again")
@@ -77,25 +75,26 @@ def disagree(
     source: Annotated[str, typer.Option(help="Who says so.")] = "cli",
 ) -> None:
     """Record a person's opposite verdict beside a verifier's."""
-    from whet.core import UserError, Verdict
+    import msgspec
+
+    from whet.core import UserError, Verdict, new_id, now_ms
     from whet.memory import Memory
 
     async def work(memory: Memory) -> Verdict:
         verdict = await memory.get(Verdict, id)
         if not verdict.judged:
             raise UserError(f"verdict {verdict.id[:16]} is {verdict.outcome}: it judged nothing to disagree with")
-        outcome, score = ("fail", 0.0) if verdict.outcome == "pass" else ("pass", 1.0)
-        opposite = Verdict(
-            run_id=verdict.run_id,
-            task_id=verdict.task_id,
+        opposite = msgspec.structs.replace(
+            verdict,
+            id=new_id(),
             verifier="person",
-            outcome=outcome,
-            score=score,  # type: ignore[arg-type]
+            outcome="fail" if verdict.outcome == "pass" else "pass",
+            score=0.0 if verdict.outcome == "pass" else 1.0,
             kind="human",
+            checks=(),
             detail=reason,
             actor=source,
-            repetition=verdict.repetition + 1,
-            scope=verdict.scope,
+            at=now_ms(),
         )
         await memory.put(opposite, actor=source, reason=reason)
         return opposite
