@@ -247,6 +247,18 @@ async def test_any_other_graph_says_how_a_task_goes_in_and_out() -> None:
 
 
 @pytest.mark.asyncio
+async def test_an_answer_is_a_plain_text(memory: Memory) -> None:
+    async def echo(state: MessagesState) -> dict[str, object]:
+        return {"messages": [AIMessage("said")]}
+
+    accessor = adapt(one_node(echo), leave=lambda state: state["messages"][-1].text)
+    assert (await Agent(accessor, ScriptedModel([]), memory=memory, name="a").arun("Hello")).answer == "said"
+    number = adapt(one_node(echo), leave=lambda state: 3)  # type: ignore[arg-type,return-value]
+    failed = await Agent(number, ScriptedModel([]), memory=memory, name="b").arun("Hello")
+    assert failed.run.error == "UserError: the graph's leave gives int 3; the answer has to be a text"
+
+
+@pytest.mark.asyncio
 async def test_nodes_get_the_context_and_ask_through_it() -> None:
     async def answer(state: MessagesState, runtime: Runtime[AgentContext]) -> dict[str, object]:
         context = runtime.context

@@ -1,14 +1,20 @@
 """Many runs at once: order, isolation of failures, one budget that is never exceeded, a clean stop."""
 
 import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 from langchain_core.messages import AIMessage
 from langgraph.graph import START, MessagesState, StateGraph
 
 from whet.agents import Agent, AgentChatModel, RunResult, run_tasks
-from whet.core import Budget, Completion, Message, Run, Sampling, Step, Task, ToolSpec, Usage, UserError
+from whet.core import Budget, Completion, Message, Run, Sampling, Step, StoreError, Task, ToolSpec, Usage, UserError
 from whet.core.models import ScriptedModel
 from whet.memory import Memory
 
@@ -123,15 +129,17 @@ async def test_steps_of_runs_at_once_stay_apart(memory: Memory) -> None:
 
 @pytest.mark.asyncio
 async def test_a_cancelled_batch_leaves_every_run_with_an_end(memory: Memory) -> None:
+    all_wait = asyncio.Barrier(5)
+
     async def waits(state: MessagesState) -> None:
+        await all_wait.wait()
         await asyncio.sleep(60)
 
     graph = StateGraph(MessagesState)
     graph.add_node("waits", waits)
     graph.add_edge(START, "waits")
     batch = asyncio.create_task(run_tasks(Agent(graph, ScriptedModel([]), memory=memory), tasks(4), concurrency=4))
-    while await memory.count(Step) < 4:
-        await asyncio.sleep(0.01)
+    await all_wait.wait()
     batch.cancel()
     with pytest.raises(asyncio.CancelledError):
         await batch
@@ -142,3 +150,76 @@ async def test_a_cancelled_batch_leaves_every_run_with_an_end(memory: Memory) ->
 async def test_a_concurrency_of_none_is_refused() -> None:
     with pytest.raises(UserError, match="a concurrency of 0"):
         await run_tasks(Agent("react", SlowEcho()), tasks(1), concurrency=0)
+
+
+@pytest.mark.asyncio
+async def test_a_memory_that_cannot_be_written_stops_the_batch_with_one_error(memory: Memory) -> None:
+    agent = Agent("react", SlowEcho(), memory=memory)
+    await memory.close()
+    with pytest.raises(StoreError):
+        await run_tasks(agent, tasks(4), concurrency=4)
+
+
+INTERRUPTED = """
+import asyncio, sys
+from langgraph.graph import START, MessagesState, StateGraph
+from whet.agents import Agent, run_tasks
+from whet.core import Message, Task
+from whet.core.models import ScriptedModel
+
+async def waits(state: MessagesState):
+    print("waiting", flush=True)
+    await asyncio.sleep(60)
+
+graph = StateGraph(MessagesState)
+graph.add_node("waits", waits)
+graph.add_edge(START, "waits")
+tasks = [Task(id=f"t{i}", messages=(Message(role="user", content="x"),)) for i in range(3)]
+asyncio.run(run_tasks(Agent(graph, ScriptedModel([]), memory=sys.argv[1]), tasks, concurrency=2))
+"""
+
+
+@pytest.mark.asyncio
+async def test_ctrl_c_ends_every_run_as_cancelled(tmp_path: Path) -> None:
+    process = subprocess.Popen(  # noqa: ASYNC220  # nothing else runs here
+        [sys.executable, "-c", INTERRUPTED, str(tmp_path / "store")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    for _ in range(2):
+        assert process.stdout.readline() == "waiting\n"
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode != 0
+    assert "KeyboardInterrupt" in errors
+    async with await Memory.open(tmp_path / "store") as memory:
+        runs = await memory.find(Run)
+    assert [(run.status, run.ended_at is not None) for run in runs] == [("cancelled", True)] * 2
+
+
+BAR = """
+import asyncio
+from whet.agents import Agent, run_tasks
+from whet.core import Message, Task
+from whet.core.models import ScriptedModel
+
+tasks = [Task(id=f"t{i}", messages=(Message(role="user", content="x"),)) for i in range(3)]
+asyncio.run(run_tasks(Agent("react", ScriptedModel(["ok"] * 3)), tasks))
+"""
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_there_is_a_progress_bar_on_a_terminal_only(terminal: bool) -> None:
+    ours, theirs = os.openpty() if terminal else os.pipe()
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "80"}
+    done = subprocess.run(
+        [sys.executable, "-c", BAR], stdout=subprocess.PIPE, stderr=theirs, env=environment, check=True
+    )
+    os.set_blocking(ours, False)
+    with contextlib.suppress(BlockingIOError):
+        assert (b"3/3" in os.read(ours, 1 << 16)) is terminal
+    assert done.stdout == b""
+    os.close(ours)
+    os.close(theirs)

@@ -10,6 +10,7 @@ from langchain_core.messages import AIMessage
 from langchain_core.tools import tool as langchain_tool
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode
+from pydantic import Field
 
 from whet.agents import Agent, fork, replay, shell
 from whet.agents.runtime import Criticise, Verify
@@ -104,7 +105,7 @@ async def test_a_graph_that_changed_is_noticed(memory: Memory) -> None:
 class Counted(FakeListChatModel):
     """Counts how often it is asked."""
 
-    asked: list[int] = []
+    asked: list[int] = Field(default_factory=list)
 
     def _call(self, *args: object, **kwargs: object) -> str:
         self.asked.append(1)

@@ -7,7 +7,7 @@ The results are in the order of the tasks, and of the seeds within a task. A run
 
 import asyncio
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeAlias
 
@@ -39,6 +39,7 @@ async def run_tasks(
 
     Raises:
         UserError: the concurrency is below 1, or the policy does not fit the agent.
+        StoreError: the memory can no longer be written; the runs under way are cancelled.
     """
     if concurrency < 1:
         raise UserError(f"a concurrency of {concurrency!r} starts no run; give 1 or more")
@@ -54,10 +55,22 @@ async def run_tasks(
             tell(result)
 
     with _bar(len(jobs), progress) as tell:
-        async with agent, asyncio.TaskGroup() as group:
-            for _ in range(min(concurrency, len(jobs))):
-                group.create_task(work(tell))
+        async with agent:
+            await _together(lambda: work(tell), min(concurrency, len(jobs)))
     return [result for result in results if result is not None]
+
+
+async def _together(work: Callable[[], Coroutine[None, None, None]], times: int) -> None:
+    """Runs ``work`` several times at once. Of several errors the first is raised: one line is what a person reads."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(times):
+                group.create_task(work())
+    except BaseExceptionGroup as errors:
+        first: BaseException = errors
+        while isinstance(first, BaseExceptionGroup):
+            first = first.exceptions[0]
+        raise first from None
 
 
 @contextmanager

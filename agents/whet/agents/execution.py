@@ -130,7 +130,7 @@ class Execution:
     def _note_answer(self, snapshot: StateSnapshot, answer: Json) -> None:
         for task in snapshot.tasks:
             for question in task.interrupts:
-                body = Interrupted(value=to_json(question.value), resumed_with=answer)
+                body = Interrupted(value=to_json(question.value), resumed_with=to_json(answer))
                 self.context.recorder.trace.record(body, node=task.name)
 
     async def _run(self, given: Callable[[], object]) -> RunResult:

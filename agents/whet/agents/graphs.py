@@ -88,12 +88,12 @@ class Graph:
             UserError: the state holds none, and the graph does not say how to find it.
         """
         if self.leave is not None:
-            return self.leave(state)
+            return _plain(self.leave(state), "leave")
         if isinstance(state, str):
-            return state
+            return _plain(state, "state")
         found = state if isinstance(state, Mapping) else vars(state)
         if isinstance(answer := found.get("answer"), str):
-            return answer
+            return _plain(answer, "answer")
         messages = found.get("messages")
         if isinstance(messages, list) and messages and isinstance(messages[-1], BaseMessage):
             return str(messages[-1].text)
@@ -101,6 +101,13 @@ class Graph:
             f"graph {self.name!r} ended with {', '.join(map(str, found)) or 'nothing'}: no 'answer' and no 'messages'; "
             "say where the answer is with adapt(graph, leave=lambda state: …)"
         )
+
+
+def _plain(text: object, where: str) -> str:
+    """Returns exactly a ``str``: LangChain's texts are of a class of their own, which no record takes."""
+    if not isinstance(text, str):
+        raise UserError(f"the graph's {where} gives {type(text).__name__} {text!r:.80}; the answer has to be a text")
+    return str(text)
 
 
 def adapt(

@@ -220,9 +220,7 @@ class AgentContext:
         verdict on the run's final answer.
         """
         if answer not in self.attempts:
-            self.attempts[answer] = asyncio.ensure_future(
-                self._judge(self.consult, answer, len(self.attempts) + 1)
-            )
+            self.attempts[answer] = asyncio.ensure_future(self._judge(self.consult, answer, len(self.attempts) + 1))
         return await asyncio.shield(self.attempts[answer])
 
     async def verify_final(self, answer: str | None) -> tuple[Verdict, ...]:
