@@ -96,4 +96,7 @@ __all__ = [
 def __getattr__(name: str) -> object:
     if name not in _WHERE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_WHERE[name]}"), name)
+    module = import_module(f"{__name__}.{_WHERE[name]}")
+    # Importing a module sets its own name here (improve, watch), so the functions of that name are set after it.
+    globals().update({each: getattr(module, each) for each, where in _WHERE.items() if where == _WHERE[name]})
+    return globals()[name]
