@@ -42,7 +42,9 @@ async def test_each_failing_check_is_one_critique_in_the_models_own_wording() ->
 @pytest.mark.asyncio
 async def test_a_known_line_is_named_and_spanned() -> None:
     (critique,) = await CheckCritic().critique(TASK, RUN, [failing(check(1, line=3))])
-    assert "line 3 of the answer" in critique.text
+    assert critique.text == (
+        f"{describe_failure('solve([1])', 'None', '[1]')}\nThat is line 3 of the answer: return y[9]"
+    )
     assert critique.span is not None
     assert ANSWER[critique.span.start : critique.span.end] == "    return y[9]"
 
@@ -53,7 +55,7 @@ async def test_load_errors_timeouts_and_tampering() -> None:
     unreached = Check(name="assert 1", passed=False, message="not reached")
     critiques = await CheckCritic().critique(TASK, RUN, [failing(load, unreached)])
     assert [critique.text for critique in critiques] == [
-        "The answer cannot be loaded (line 2 of the answer): SyntaxError: invalid syntax."
+        "The answer cannot be loaded: SyntaxError: invalid syntax.\nThat is line 2 of the answer: y = x"
     ]
     slow = failing(unreached, outcome="timeout", detail="solve([1]): the answer did not return in time")
     (critique,) = await CheckCritic().critique(TASK, RUN, [slow])

@@ -38,7 +38,7 @@ class CheckCritic:
         """Returns up to ``limit`` critiques; none for a run that passes or that could not be judged."""
         critiques: list[Critique] = []
         for verdict in verdicts:
-            for text, line in _failures(verdict):
+            for text, line in _failures(verdict, run.answer or ""):
                 critiques.append(
                     Critique(
                         run_id=run.id,
@@ -52,23 +52,27 @@ class CheckCritic:
         return critiques[: self._limit]
 
 
-def describe_check(check: Check) -> str:
-    """Returns one line on a failing check; names the answer's line where it is known."""
-    where = f" (line {check.line} of the answer)" if check.line else ""
-    if check.name == "load":
-        return f"The answer cannot be loaded{where}: {check.got.removeprefix('raised ')}."
-    if check.call and check.expected:
-        return _with(describe_failure(check.call, check.got, check.expected), where, check.message)
+def describe_check(check: Check, answer: str = "") -> str:
+    """Returns the failing check in ``describe_failure``'s wording; a second line says where, as far as it is known."""
     said = check.got or check.message or "failed"
-    return _with(f"{check.call or check.name}: {said}.", where, check.message if check.got else "")
+    if check.name == "load":
+        first = f"The answer cannot be loaded: {check.got.removeprefix('raised ')}."
+    elif check.call and check.expected:
+        first = describe_failure(check.call, check.got, check.expected)
+    else:
+        first = f"{check.call or check.name}: {said}."
+    more = [_where(answer, check.line)] if check.line else []
+    more += [f"({check.message})"] if check.message and check.message != said else []
+    return "\n".join([first, " ".join(more)]) if more else first
 
 
-def _with(sentence: str, where: str, message: str) -> str:
-    extra = f"{where} ({message})" if message else where
-    return f"{sentence.removesuffix('.')}{extra}." if extra else sentence
+def _where(answer: str, line: int) -> str:
+    span = line_span(answer, line)
+    source = answer[span.start : span.end].strip() if span else ""
+    return f"That is line {line} of the answer: {source}" if source else f"That is line {line} of the answer."
 
 
-def _failures(verdict: Verdict) -> Iterator[tuple[str, int | None]]:
+def _failures(verdict: Verdict, answer: str) -> Iterator[tuple[str, int | None]]:
     """Yields (text, line) for each failing check worth telling, the verdict's own reason first."""
     if verdict.outcome in _WHY:
         yield f"{_WHY[verdict.outcome]}: {verdict.detail or 'no detail'}.", None
@@ -79,7 +83,7 @@ def _failures(verdict: Verdict) -> Iterator[tuple[str, int | None]]:
     if verdict.outcome == "fail" and not told:
         yield f"{verdict.detail or 'The answer failed'}.".replace("..", "."), None
     for check in told:
-        yield describe_check(check), check.line
+        yield describe_check(check, answer), check.line
 
 
 def line_span(answer: str, line: int | None) -> Span | None:

@@ -96,7 +96,7 @@ def _question(task: Task, run: Run, verdicts: Sequence[Verdict]) -> str:
     lines = []
     for verdict in verdicts:
         lines.append(f"{verdict.verifier}: {verdict.outcome}, score {verdict.score:.2f}. {verdict.detail}".rstrip())
-        lines += [f"- {check.name}: {describe_check(check)}" for check in _failed(verdict)]
+        lines += [f"- {check.name}: {describe_check(check, run.answer or '')}" for check in _failed(verdict)]
     results = "\n".join(lines)
     return f"# Task\n{task.prompt}\n\n# Answer\n{run.answer or '(none)'}\n\n# Results\n{results}"
 
