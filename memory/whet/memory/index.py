@@ -17,7 +17,7 @@ from typing import Literal, TypeAlias, get_args
 
 import msgspec
 import numpy as np
-from sqlalchemy import ColumnElement, Connection, Table, and_, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Table, and_, delete, func, insert, select, text, update
 
 from whet.core import LessonKind, LessonStatus, Record, RefusedError
 from whet.memory import schema
@@ -33,6 +33,12 @@ _STATUSES: tuple[str, ...] = get_args(LessonStatus)
 _KINDS: tuple[str, ...] = get_args(LessonKind)
 _BATCH = 512
 _CHUNK = 500
+
+
+_STATE = text(
+    "SELECT (SELECT value FROM index_state WHERE scope = :scope AND name = 'embedder'),"
+    " (SELECT coalesce(max(seq), 0) FROM index_outbox)"
+)
 
 
 class IndexReport(Record, frozen=True, kw_only=True):
@@ -120,8 +126,9 @@ class Index:
             RefusedError: the index was made by another embedder.
         """
         with self.lock:
-            self._check_embedder(connection)
-            last = connection.scalar(select(func.max(schema.index_outbox.c.seq))) or 0
+            found, last = connection.execute(_STATE, {"scope": self._store.scope}).one()
+            if found not in (None, "", self.embedder.name):
+                raise self._mixed(found)
             if last != self._seen or self._pending:
                 self._read(connection, None if self._seen < 0 else self._changed(connection) | self._pending)
                 self._seen = last

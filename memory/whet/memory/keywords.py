@@ -7,8 +7,9 @@ Common words find nothing worth finding and cost the most, so the rarest words o
 """
 
 from collections.abc import Sequence
+from functools import cache
 
-from sqlalchemy import BindParameter, Connection, RowMapping, bindparam, text
+from sqlalchemy import Connection, TextClause, bindparam, text
 
 from whet.memory.embedders import is_common, words
 
@@ -33,12 +34,21 @@ _POSTGRESQL = """
         AND l.scope = :scope AND l.valid_to IS NULL AND l.status IN :statuses{kinds}
     ORDER BY score DESC LIMIT :limit
 """
-_COUNT = text("SELECT count(*) FROM (SELECT 1 FROM lessons_fts WHERE lessons_fts MATCH :term LIMIT :limit)")
+_COUNT = f"(SELECT count(*) FROM (SELECT 1 FROM lessons_fts WHERE lessons_fts MATCH :t{{}} LIMIT {POSTINGS + 1}))"
 _REMEMBERED = 20_000
+_MOST_COUNTED = 64
+
+
+@cache
+def _statement(sqlite: bool, kinds: bool) -> TextClause:
+    """Returns the search; made once, for making it costs as much as a small search."""
+    template = text((_SQLITE if sqlite else _POSTGRESQL).format(kinds=" AND l.kind IN :kinds" if kinds else ""))
+    names = ("statuses", "kinds") if kinds else ("statuses",)
+    return template.bindparams(*(bindparam(name, expanding=True) for name in names))
 
 
 class Keywords:
-    """Keyword search; remembers which words are common."""
+    """Keyword search; remembers how common words are, which may lag a little behind the store."""
 
     def __init__(self) -> None:
         self._counts: dict[str, int] = {}
@@ -59,38 +69,35 @@ class Keywords:
         if not terms:
             return []
         asked = " OR ".join(f'"{term}"' for term in terms) if sqlite else " | ".join(f"'{term}'" for term in terms)
-        template = _SQLITE if sqlite else _POSTGRESQL
-        statement = text(template.format(kinds=" AND l.kind IN :kinds" if kinds is not None else ""))
         values: dict[str, object] = {"query": asked, "scope": scope, "limit": limit, "statuses": list(statuses)}
-        binds: list[BindParameter[object]] = [bindparam("statuses", expanding=True)]
         if kinds is not None:
             values["kinds"] = list(kinds)
-            binds.append(bindparam("kinds", expanding=True))
-        found: Sequence[RowMapping] = connection.execute(statement.bindparams(*binds), values).mappings().all()
-        return [(line["row"], float(line["score"])) for line in found]
+        found = connection.execute(_statement(sqlite, kinds is not None), values)
+        return [(row, float(score)) for row, score in found]
 
     def _terms(self, connection: Connection, query: str) -> list[str]:
         """Returns the rarest words of the query, at least one."""
-        counts = {term: self._count(connection, term) for term in _candidates(query)}
+        candidates = _candidates(query)[:_MOST_COUNTED]
+        self._count(connection, [term for term in candidates if term not in self._counts])
+        counts = self._counts
         chosen: list[str] = []
         postings = 0
-        for term in sorted(counts, key=lambda term: counts[term]):
+        for term in sorted(candidates, key=lambda term: counts[term]):
             postings += counts[term]
             if chosen and (postings > POSTINGS or len(chosen) == TERMS):
                 break
             chosen.append(term)
         return chosen
 
-    def _count(self, connection: Connection, term: str) -> int:
-        """Returns in how many versions of lessons a word occurs, counted up to the number that matters."""
-        if term not in self._counts:
-            found = connection.scalar(_COUNT, {"term": f'"{term}"', "limit": POSTINGS + 1}) or 0
-            if len(self._counts) >= _REMEMBERED:
-                self._counts.clear()
-            if found > POSTINGS:  # a word that is common stays common; a rare one is cheap to count again
-                self._counts[term] = found
-            return found
-        return self._counts[term]
+    def _count(self, connection: Connection, terms: Sequence[str]) -> None:
+        """Remembers in how many versions of lessons each word occurs, counted up to the number that matters."""
+        if not terms:
+            return
+        if len(self._counts) > _REMEMBERED:
+            self._counts = {term: n for term, n in self._counts.items() if n > POSTINGS}
+        columns = ", ".join(_COUNT.format(i) for i in range(len(terms)))
+        line = connection.execute(text(f"SELECT {columns}"), {f"t{i}": f'"{term}"' for i, term in enumerate(terms)})
+        self._counts = self._counts | dict(zip(terms, line.one(), strict=True))
 
 
 def _candidates(query: str) -> list[str]:

@@ -12,10 +12,11 @@ said twice.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import msgspec
 import numpy as np
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, Select, bindparam, select
 
 from whet.core import Lesson, LessonKind, LessonStatus, ModelError, Record
 from whet.memory import schema
@@ -186,11 +187,17 @@ def _raw(hits: dict[str, list[tuple[int, float]]]) -> dict[int, dict[str, float]
     return found
 
 
-def _lessons(connection: Connection, rows: Sequence[int]) -> dict[int, Lesson]:
+@cache
+def _bodies() -> Select[int, str | None, bytes | None]:
     table, blobs = schema.lessons, schema.blobs
     blob = table.outerjoin(blobs, (blobs.c.digest == table.c.digest) & table.c.body.is_(None))
-    query = select(table.c.row, table.c.body, blobs.c.data).select_from(blob).where(table.c.row.in_(rows))
-    return {row: msgspec.json.decode(body or data, type=Lesson) for row, body, data in connection.execute(query)}
+    rows = table.c.row.in_(bindparam("rows", expanding=True))
+    return select(table.c.row, table.c.body, blobs.c.data).select_from(blob).where(rows)
+
+
+def _lessons(connection: Connection, rows: Sequence[int]) -> dict[int, Lesson]:
+    found = connection.execute(_bodies(), {"rows": list(rows)})
+    return {row: msgspec.json.decode(body or data or b"", type=Lesson) for row, body, data in found}
 
 
 def _diverse(scores: dict[int, float], vectors: Vectors, k: int) -> list[int]:

@@ -4,18 +4,20 @@
     worth.mean, worth.low, worth.high          # difference of mean scores, with its 95 % interval
 
 A run's score is the mean of its verdicts that judged (pass or fail). Withholding is random, so the difference is an
-effect and not a correlation. The interval is that of Agresti and Caffo (2000): one success and one failure are added to
-each arm, and the normal interval taken of the difference. It is made for proportions; a score in [0, 1] varies no more
-than a proportion of the same mean, so for scores it is at most too wide. It is not anytime-valid: the gate decides
-about policies, this estimate orders what is recalled and says what to retire.
+effect and not a correlation; runs of the gate do not count, since nothing is withheld in them. The interval is that of
+Agresti and Caffo (2000): one success and one failure are added to each arm, and the normal interval taken of the
+difference. It is made for proportions; a score in [0, 1] varies no more than a proportion of the same mean, so for
+scores it is at most too wide. It is not anytime-valid: the gate decides about policies, this estimate orders what is
+recalled and says what to retire.
 """
 
 from collections.abc import Sequence
+from functools import cache
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, Select, bindparam, func, select
 
 from whet.core import Record
-from whet.memory.schema import uses, verdicts
+from whet.memory.schema import runs, uses, verdicts
 
 __all__ = ["Worth", "worths"]
 
@@ -55,20 +57,31 @@ def worths(connection: Connection, scope: str, items: Sequence[str]) -> dict[str
 
 def _arms(connection: Connection, scope: str, items: Sequence[str]) -> dict[tuple[str, str], tuple[int, float]]:
     """Returns (number of judged runs, sum of their scores) by item and whether it was shown or withheld."""
-    runs = (
+    found = connection.execute(_statement(), {"scope": scope, "items": list(items)})
+    return {(item, kind): (n, float(total)) for item, kind, n, total in found}
+
+
+@cache
+def _statement() -> Select[str, str, int, float]:
+    """Returns the query; made once, for making it costs more than running it."""
+    scored = (
         select(uses.c.item, uses.c.kind, uses.c.run_id, func.avg(verdicts.c.score).label("score"))
         .join(verdicts, (verdicts.c.scope == uses.c.scope) & (verdicts.c.run_id == uses.c.run_id))
+        .outerjoin(runs, (runs.c.scope == uses.c.scope) & (runs.c.id == uses.c.run_id))
+        .outerjoin(runs, (runs.c.scope == uses.c.scope) & (runs.c.id == uses.c.run_id))
         .where(
-            uses.c.scope == scope,
-            uses.c.item.in_(items),
+            func.coalesce(runs.c.purpose, "") != "gate",
+            uses.c.scope == bindparam("scope"),
+            uses.c.item.in_(bindparam("items", expanding=True)),
             uses.c.kind.in_(("shown", "withheld")),
             verdicts.c.outcome.in_(("pass", "fail")),
+            func.coalesce(runs.c.purpose, "") != "gate",
         )
         .group_by(uses.c.item, uses.c.kind, uses.c.run_id)
         .subquery()
     )
-    query = select(runs.c.item, runs.c.kind, func.count(), func.sum(runs.c.score)).group_by(runs.c.item, runs.c.kind)
-    return {(item, kind): (n, float(total)) for item, kind, n, total in connection.execute(query)}
+    query = select(scored.c.item, scored.c.kind, func.count(), func.sum(scored.c.score))
+    return query.group_by(scored.c.item, scored.c.kind)
 
 
 def _estimate(item: str, shown: tuple[int, float], withheld: tuple[int, float]) -> Worth:
