@@ -170,11 +170,13 @@ async def test_a_server_that_is_not_there_is_said_to_be_unavailable(kind: str) -
 @both
 @pytest.mark.asyncio
 async def test_a_slow_answer_is_a_timeout_and_not_tried_again(kind: str) -> None:
-    with OpenAIServer([Failure(status=200, delay=0.6)]) as server:
+    slow = Failure(status=200, delay=1.5)
+    with OpenAIServer(["loads what is loaded at the first call", slow]) as server:
+        await remote(kind, server).complete(ASK)
         with pytest.raises(ModelError, match="timeout=") as failed:
-            await remote(kind, server, timeout=0.1).complete(ASK)
-        await asyncio.sleep(0.7)
-        assert len(server.requests) == 1
+            await remote(kind, server, timeout=0.5).complete(ASK)
+        await asyncio.sleep(0.7)  # longer than the first delay of a further attempt
+        assert len(server.requests) == 2
     assert failed.value.failure == "timeout"
     assert failed.value.billed
 

@@ -2,7 +2,8 @@
 
     model = Retrying(Budgeted(Limited(load_model("openai/gpt-4o-mini"), 8), budget))
 
-The order matters: with ``Retrying`` outermost each attempt is checked against the budget and charged.
+The order matters: with ``Retrying`` outside each attempt is checked against the budget and charged; with ``Cached``
+outside of both a hit needs no budget.
 """
 
 import asyncio
