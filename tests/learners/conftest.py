@@ -2,14 +2,16 @@
 
 import random
 import re
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 
 import msgspec
 import pytest
 import pytest_asyncio
 
+from whet.agents import Agent, run_tasks
 from whet.agents.tasksets.world import world_task
+from whet.core.models import Model
 from whet.core.models.tiny.world import OPERATIONS, World, program, read_definitions
 from whet.core.policy import Policy
 from whet.core.records import Completion, Message, Sampling, Task, ToolSpec, Usage
@@ -111,3 +113,17 @@ class Reader:
 def reader() -> type[Reader]:
     """The model class: ``reads=False`` turns the use of its context off."""
     return Reader
+
+
+Live = Callable[[Memory, Sequence[Task]], Awaitable[None]]
+
+
+@pytest.fixture
+def live(pool: SandboxPool, reader: Callable[[], Model]) -> Live:
+    """Runs the reading model on tasks, so that the memory holds real runs and verdicts."""
+
+    async def run(memory: Memory, tasks: Sequence[Task]) -> None:
+        async with Agent("react", reader(), memory=memory, sandbox=pool) as agent:
+            await run_tasks(agent, tasks, progress=lambda result: None)
+
+    return run

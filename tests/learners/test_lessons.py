@@ -7,10 +7,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from whet.agents import Agent, run_tasks
 from whet.core.budget import Budget
 from whet.core.errors import BudgetError, UserError
-from whet.core.models import Model, ScriptedModel
+from whet.core.models import ScriptedModel
 from whet.core.models.tiny.world import OPERATIONS, World
 from whet.core.policy import Policy
 from whet.core.records import Check, Feedback, Lesson, Message, Run, Task, Verdict
@@ -30,17 +29,6 @@ async def proposals(learner: Learner, memory: Memory, incumbent: Arm = NOTHING) 
 
 
 Live = Callable[[Memory, Sequence[Task]], Awaitable[None]]
-
-
-@pytest.fixture
-def live(pool: SandboxPool, reader: Callable[[], Model]) -> Live:
-    """Runs the reading model on tasks, so that the memory holds real runs and verdicts."""
-
-    async def run(memory: Memory, tasks: Sequence[Task]) -> None:
-        async with Agent("react", reader(), memory=memory, sandbox=pool) as agent:
-            await run_tasks(agent, tasks, progress=lambda result: None)
-
-    return run
 
 
 def judged(task: Task, answer: str, checks: Sequence[tuple[str, str, bool]], **run: str) -> list[Run | Verdict]:
