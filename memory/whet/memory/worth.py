@@ -68,9 +68,7 @@ def _statement() -> Select[str, str, int, float]:
         select(uses.c.item, uses.c.kind, uses.c.run_id, func.avg(verdicts.c.score).label("score"))
         .join(verdicts, (verdicts.c.scope == uses.c.scope) & (verdicts.c.run_id == uses.c.run_id))
         .outerjoin(runs, (runs.c.scope == uses.c.scope) & (runs.c.id == uses.c.run_id))
-        .outerjoin(runs, (runs.c.scope == uses.c.scope) & (runs.c.id == uses.c.run_id))
         .where(
-            func.coalesce(runs.c.purpose, "") != "gate",
             uses.c.scope == bindparam("scope"),
             uses.c.item.in_(bindparam("items", expanding=True)),
             uses.c.kind.in_(("shown", "withheld")),
