@@ -93,6 +93,7 @@ class Index:
     def __init__(self, store: Store, embedder: Embedder) -> None:
         self._store, self.embedder = store, embedder
         self.lock = RLock()
+        self._tidying: asyncio.Future[None] | None = None
         self._clear()
 
     def _clear(self) -> None:
@@ -116,7 +117,6 @@ class Index:
         for start in range(0, len(pending), _BATCH):
             await self._embed(pending[start : start + _BATCH])
         await self._store.read(self.follow)
-        await asyncio.to_thread(self.tidy)
         return len(pending)
 
     def follow(self, connection: Connection) -> list[str]:
@@ -134,12 +134,20 @@ class Index:
                 self._seen = last
             return sorted(self._pending)
 
+    def tidy_soon(self) -> None:
+        """Starts ``tidy`` in a thread where there is something to do; returns at once."""
+        wanted = any(table.wants_lists for table in self.tables.values())
+        if wanted and (self._tidying is None or self._tidying.done()):
+            self._tidying = asyncio.get_running_loop().run_in_executor(None, self.tidy)
+
     def tidy(self) -> None:
-        """Builds the lists of tables that are large and asked often."""
-        for table in self.tables.values():
-            with self.lock:
-                if table.wants_lists:
-                    table.build_lists()
+        """Builds the lists of tables that are large and asked often; one that changes meanwhile stays as it is."""
+        for part, old in list(self.tables.items()):
+            if old.wants_lists:
+                new = old.with_lists()
+                with self.lock:
+                    if self.tables[part] is old and old.changes == new.changes:
+                        self.tables[part] = new
 
     def _changed(self, connection: Connection) -> set[str]:
         table = schema.index_outbox

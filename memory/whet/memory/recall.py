@@ -97,6 +97,7 @@ class Recall:
         found, pending = await self._store.read(lambda connection: self._find(connection, request, vector))
         if pending and vector is not None and not self._store.read_only and await self._caught_up():
             found, _ = await self._store.read(lambda connection: self._find(connection, request, vector))
+        self._index.tidy_soon()
         return found
 
     async def _embed(self, query: str) -> Vectors | None:

@@ -40,6 +40,8 @@ class VectorTable:
         self._centroids: Vectors | None = None
         self._starts: NDArray[np.int64] = np.empty(0, dtype=np.int64)
         self._asked = 0
+        self.changes = 0
+        """Counts what was put and removed."""
 
     def __len__(self) -> int:
         return len(self._where)
@@ -55,6 +57,7 @@ class VectorTable:
         self._keys[start:end], self._labels[start:end], self._rows[start:end] = keys, labels, rows
         self._where.update(zip(keys.tolist(), range(start, end), strict=True))
         self._size = end
+        self.changes += 1
 
     def remove(self, keys: Collection[int]) -> None:
         """Takes rows out; unknown keys are ignored. Their vectors are zeroed at once."""
@@ -63,6 +66,7 @@ class VectorTable:
             if row is not None:
                 self._labels[row] = _GONE
                 self._rows[row] = 0
+                self.changes += 1
 
     def vector(self, key: int) -> Vectors | None:
         """Returns the vector of a key, or ``None``."""
@@ -82,28 +86,31 @@ class VectorTable:
 
     @property
     def wants_lists(self) -> bool:
-        """Whether ``build_lists`` would pay: large, asked often, and no fresh lists."""
+        """Whether ``with_lists`` would pay: large, asked often, and no fresh lists."""
         if self._size < LISTS_FROM or self._asked < ASKED_FROM:
             return False
         listed = 0 if self._centroids is None else int(self._starts[-1])
         return self._size - listed > max(2048, listed // 5)
 
-    def build_lists(self, seed: int = 0) -> None:
-        """Groups the rows around sqrt(rows) centroids (spherical k-means on a sample); seconds for 100,000 rows."""
-        live = np.flatnonzero(self._labels[: self._size] != _GONE)
-        centroids = _cluster(self._rows, live, seed)
-        lists = np.concatenate(
-            [
-                (self._rows[live[start : start + _CHUNK]] @ centroids.T).argmax(axis=1)
-                for start in range(0, len(live), _CHUNK)
-            ]
-        )
+    def with_lists(self, seed: int = 0) -> "VectorTable":
+        """Returns a copy whose rows are grouped around sqrt(rows) centroids (spherical k-means on a sample).
+
+        Takes about a second for 100,000 rows; the table can be searched and changed meanwhile.
+        """
+        keys, labels = self._keys[: self._size].copy(), self._labels[: self._size].copy()
+        rows = self._rows[: self._size].copy()
+        live = np.flatnonzero(labels != _GONE)
+        centroids = _cluster(rows, live, seed)
+        chunks = [live[start : start + _CHUNK] for start in range(0, len(live), _CHUNK)]
+        lists = np.concatenate([(rows[chunk] @ centroids.T).argmax(axis=1) for chunk in chunks])
         order = live[np.argsort(lists, kind="stable")]
-        self._keys, self._labels, self._rows = self._keys[order], self._labels[order], self._rows[order]
-        self._size = len(order)
-        self._where = dict(zip(self._keys.tolist(), range(self._size), strict=True))
-        self._starts = np.concatenate([[0], np.cumsum(np.bincount(lists, minlength=len(centroids)))]).astype(np.int64)
-        self._centroids = centroids
+        made = VectorTable(rows.shape[1])
+        made._keys, made._labels, made._rows = keys[order], labels[order], rows[order]
+        made._size = len(order)
+        made._where = dict(zip(made._keys.tolist(), range(made._size), strict=True))
+        made._starts = np.concatenate([[0], np.cumsum(np.bincount(lists, minlength=len(centroids)))]).astype(np.int64)
+        made._centroids, made._asked, made.changes = centroids, self._asked, self.changes
+        return made
 
     def _grow(self, size: int) -> None:
         if size <= len(self._keys):
