@@ -375,7 +375,7 @@ def test_a_dotted_path_is_a_model() -> None:
     [
         ("my_own_models:make", {"text": "x", "size": 3}, "'size'.*options are text, name"),
         ("my_own_models:make", {}, "missing.*'text'"),
-        ("my_own_models:mak", {}, "has no 'mak', did you mean 'make'"),
+        ("my_own_models:mak", {}, "has no 'mak' .did you mean 'make'"),
         ("my_own_models:nothing", {}, "made 3, which is no Model"),
         ("my_own_models:number", {}, "is 3, which makes no model"),
         ("no_such_package.models:X", {}, "no module 'no_such_package.models'"),

@@ -39,9 +39,9 @@ def is_dotted_path(text: str) -> bool:
 
 
 def nearest(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str:
-    """Returns ``, did you mean 'X'?`` for the known name that is spelled most alike, or the empty text."""
+    """Returns `` (did you mean 'X'?)`` for the known name that is spelled most alike, or the empty text."""
     close = get_close_matches(name, list(known), n=1, cutoff=cutoff)
-    return f", did you mean {close[0]!r}?" if close else ""
+    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def load_object(path: str, *, what: str) -> object:

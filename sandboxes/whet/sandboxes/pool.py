@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 from typing import Self
 
 from whet.core.errors import UserError, WhetError
-from whet.sandboxes.ladder import open_sandbox
+from whet.sandboxes.ladder import load_backend, open_sandbox
 from whet.sandboxes.sandbox import Sandbox, SandboxSpec
 
 __all__ = ["SandboxPool"]
@@ -28,6 +28,8 @@ class SandboxPool:
     def __init__(self, size: int = 2, *, backend: str = "auto", limit: int = 32) -> None:
         if size < 0 or limit < 1:
             raise UserError(f"SandboxPool(size={size}, limit={limit}): size from 0, limit from 1")
+        if backend != "auto":
+            load_backend(backend)  # a name that does not exist is refused here, before any verdict depends on it
         self.size, self.backend, self.limit = size, backend, limit
         self._ready: dict[SandboxSpec, deque[Sandbox]] = {}
         self._refills: set[asyncio.Task[None]] = set()

@@ -60,7 +60,7 @@ def load_model(name: str, /, **options: object) -> Model:
 
 def _refuse_unknown_short(short: str, what: str) -> None:
     if "." not in short and (hint := nearest(short, MODELS)):
-        raise UserError(f"{what} is not known{hint} models are {', '.join(MODELS)}, package.module:Name and LiteLLM's")
+        raise UserError(f"{what} is not known{hint}; models are {', '.join(MODELS)}, package.module:Name and LiteLLM's")
 
 
 def _checked(factory: Callable[..., object], arguments: list[str], options: dict[str, object], what: str) -> Model:
