@@ -13,7 +13,7 @@ LIMITS: dict[str, float] = {
     "tmp_bytes": 16 << 20,
     "output_bytes": 64 << 10,
     "processes": 48,
-    "files": 15_000,
+    "files": 4_000,
 }
 
 

@@ -164,7 +164,7 @@ for folder in ("/work", "/tmp", "/dev/shm", "/dev", "/", os.environ.get("TMPDIR"
         """
 n = 0
 try:
-    while n < 30_000:
+    while n < 9_000:
         os.mkdir(f"d{n}") if n % 2 else open(f"f{n}", "w").close()
         n += 1
 except OSError:

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import os
 import shlex
 import subprocess
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -100,7 +101,8 @@ class Box:
 
     async def list(self, path: str = ".") -> list[str]:
         """Returns the files and links under a folder, relative to it, sorted."""
-        return (await self._ask({"op": "list", "path": path}))[0].paths
+        names = (await self._ask({"op": "list", "path": path}))[1]  # any bytes but NUL
+        return [os.fsdecode(name) for name in names.split(b"\0")[:-1]]
 
     async def snapshot(self) -> Snapshot:
         """Returns the workspace: folders, files and links, no times or owners. Equal workspaces have equal digests."""

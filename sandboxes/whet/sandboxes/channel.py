@@ -1,6 +1,7 @@
 """The owner's end of a box's socket: frames out, frames in, from whichever event loop is running."""
 
 import asyncio
+import json
 import socket
 import struct
 
@@ -21,7 +22,6 @@ class Answer(msgspec.Struct):
     refused: str = ""
     pid: int = 0
     python: str = ""
-    paths: list[str] = []
     status: str = ""
     detail: str = ""
     exit_code: int | None = None
@@ -41,7 +41,7 @@ class Channel:
 
     async def send(self, header: dict[str, object], body: bytes = b"") -> None:
         """Sends one frame."""
-        head = msgspec.json.encode(header)
+        head = json.dumps(header).encode()
         frame = _FRAME.pack(len(head), len(body)) + head
         try:
             await asyncio.get_running_loop().sock_sendall(self._sock, frame + body if body else frame)
@@ -57,7 +57,7 @@ class Channel:
 
     def send_now(self, header: dict[str, object]) -> bool:
         """Sends a small frame without waiting; False when it does not fit or nobody listens."""
-        head = msgspec.json.encode(header)
+        head = json.dumps(header).encode()
         frame = _FRAME.pack(len(head), 0) + head
         try:
             return self._sock.send(frame) == len(frame)
@@ -70,7 +70,10 @@ class Channel:
         head, body = _FRAME.unpack_from(self._buffer)
         end = _FRAME.size + head
         await self._fill(end + body)
-        answer = msgspec.json.decode(bytes(self._buffer[_FRAME.size : end]), type=Answer)
+        try:
+            answer = msgspec.json.decode(bytes(self._buffer[_FRAME.size : end]), type=Answer)
+        except msgspec.DecodeError as error:
+            raise SandboxError(f"the sandbox said something that is no answer: {error}") from error
         data = bytes(self._buffer[end : end + body])
         del self._buffer[: end + body]
         return answer, data

@@ -70,7 +70,6 @@ class Answer(TypedDict, total=False):
     refused: str
     pid: int
     python: str
-    paths: list[str]
     status: str
     detail: str
     exit_code: int | None

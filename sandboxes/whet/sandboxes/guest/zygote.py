@@ -68,7 +68,7 @@ class Zygote(Keeper):
         skip = 0 if base == "." else len(base) + 1
         keep = (stat.S_IFREG, stat.S_IFLNK)
         found = [p[skip:] for p, status, _ in self.files.walk(base) if stat.S_IFMT(status.st_mode) in keep]
-        return {"paths": sorted(found)}, b""
+        return {}, b"".join(os.fsencode(path) + b"\0" for path in sorted(found))
 
     def snapshot(self, request: Request, _: bytearray) -> tuple[Answer, bytes]:
         out = Outgoing(self.link, request["id"], request["max_bytes"])
