@@ -6,9 +6,10 @@ data = read_blob(connection, names[0])
 
 from collections.abc import Iterable, Sequence
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, select
 
 from whet.core import NotFoundError, StoreError, digest
+from whet.memory.bulk import insert_many
 from whet.memory.schema import blobs
 
 __all__ = ["read_blob", "write_blobs"]
@@ -23,8 +24,7 @@ def write_blobs(connection: Connection, datas: Iterable[bytes]) -> list[str]:
         part = dict(named[start : start + _CHUNK])
         known = set(connection.scalars(select(blobs.c.digest).where(blobs.c.digest.in_(part))))
         new = [{"digest": name, "size": len(data), "data": data} for name, data in part.items() if name not in known]
-        if new:
-            connection.execute(insert(blobs), new)
+        insert_many(connection, blobs, new)
     return [name for name, _ in named]
 
 

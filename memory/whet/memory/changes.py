@@ -12,10 +12,11 @@ hash covers only the digest of what was replaced, so that the text itself can be
 from collections.abc import Iterable
 from typing import Literal
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, select
 from sqlalchemy.engine import RowMapping
 
 from whet.core import Record, digest, encode, now_ms
+from whet.memory.bulk import insert_many
 from whet.memory.schema import changes
 
 __all__ = ["Change", "ChangeLog", "Op", "verify_chain"]
@@ -97,7 +98,7 @@ class ChangeLog:
     def write(self) -> None:
         """Writes the lines."""
         if self._lines:
-            self._connection.execute(insert(changes), self._lines)
+            insert_many(self._connection, changes, self._lines)
             self._lines = []
 
 

@@ -21,6 +21,8 @@ from whet.core import (
     Feedback,
     Job,
     Lesson,
+    NodeFinished,
+    NodeStarted,
     Promotion,
     Record,
     Run,
@@ -42,6 +44,9 @@ Change = Literal["never", "replaced", "closed"]
 """Whether a stored record may change: ``never``; ``replaced`` as a whole; ``closed``: only ``valid_to`` may be set."""
 
 Reader = Callable[[Record], object]
+
+_PLAIN: Final = (NodeStarted, NodeFinished)
+"""Bodies of steps that hold no number of the caller's: they are many, and always read back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,8 +151,9 @@ class Kind:
     def _encode(self, record: Record) -> bytes:
         try:
             body = encode(record)
-            # What is written can be read again: JSON has no NaN and no infinity, and they come back as nothing.
-            msgspec.json.decode(body, type=self.record)
+            if type(record) is not Step or type(record.body) not in _PLAIN:
+                # What is written can be read again: JSON has no NaN and no infinity, and they come back as nothing.
+                msgspec.json.decode(body, type=self.record)
         except (TypeError, ValueError) as error:
             raise UserError(
                 f"{type(record).__name__} cannot be kept as JSON ({error}); "

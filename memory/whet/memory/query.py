@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, cast, func, or_, select
-from sqlalchemy.dialects.postgresql import ARRAY
 
 from whet.core import NotFoundError, StoreError, UserError
 from whet.memory.kinds import Kind
@@ -135,6 +134,8 @@ def _member(connection: Connection, column: ColumnElement[object], values: Seque
     if len(values) <= _MANY:
         return column.in_(values)
     if connection.dialect.name == "postgresql":
+        from sqlalchemy.dialects.postgresql import ARRAY  # the dialect takes long to load
+
         return column == func.any(cast(values, ARRAY(column.type)))
     import json
 

@@ -12,11 +12,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, delete, insert, select, update
+from sqlalchemy import ColumnElement, Connection, delete, select, update
 
 from whet.core import ConflictError, Lesson, StoreError, Task, WhetError, digest, encode, now_ms
 from whet.memory import schema
 from whet.memory.blobs import write_blobs
+from whet.memory.bulk import insert_many
 from whet.memory.changes import ChangeLog, Op
 from whet.memory.kinds import Row
 
@@ -146,7 +147,7 @@ def insert_rows(connection: Connection, rows: Sequence[Row]) -> None:
     if not rows:
         return
     write_blobs(connection, [row.body for row in rows if row.values["body"] is None])
-    connection.execute(insert(rows[0].kind.table), [row.values for row in rows])
+    insert_many(connection, rows[0].kind.table, [row.values for row in rows])
     _write_edges(connection, rows)
     _derive(connection, rows)
 
@@ -238,8 +239,7 @@ def _write_edges(connection: Connection, rows: Sequence[Row]) -> None:
         for row in rows
         for relation, target in row.edges
     ]
-    if edges:
-        connection.execute(insert(schema.lineage), edges)
+    insert_many(connection, schema.lineage, edges)
 
 
 def _delete_edges(connection: Connection, row: Row) -> None:
@@ -252,7 +252,7 @@ def _delete_edges(connection: Connection, row: Row) -> None:
 def _to_outbox(connection: Connection, op: str, rows: Sequence[Row]) -> None:
     at = now_ms()
     lines = [{"scope": r.scope, "op": op, "lesson_id": r.id, "version": r.version, "at": at} for r in rows]
-    connection.execute(insert(schema.index_outbox), lines)
+    insert_many(connection, schema.index_outbox, lines)
 
 
 def _write_verifiers(connection: Connection, rows: Sequence[Row]) -> None:
@@ -267,6 +267,5 @@ def _write_verifiers(connection: Connection, rows: Sequence[Row]) -> None:
         for name, (kind, body) in specs.items()
         if connection.scalar(select(table.c.id).where(table.c.scope == scope, table.c.id == name)) is None
     ]
-    if new:
-        write_blobs(connection, [body for _, body in specs.values() if _inline(body) is None])
-        connection.execute(insert(table), new)
+    write_blobs(connection, [body for _, body in specs.values() if _inline(body) is None])
+    insert_many(connection, table, new)

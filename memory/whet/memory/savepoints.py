@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from sqlalchemy import Connection, CursorResult, Table, delete, select
-from sqlalchemy.dialects import postgresql, sqlite
 
+from whet.memory.bulk import insert_many
 from whet.memory.schema import checkpoint_values, checkpoint_writes, checkpoints
 
 __all__ = [
@@ -72,17 +72,7 @@ def _insert(connection: Connection, table: Table, lines: Iterable[Line], *, repl
         name = tuple(line[part] for part in key)
         if replace or name not in unique:
             unique[name] = line
-    if not unique:
-        return
-    if connection.dialect.name == "postgresql":
-        into = postgresql.insert(table)
-        rest = {column.name: into.excluded[column.name] for column in table.columns if column.name not in key}
-        into = into.on_conflict_do_update(index_elements=key, set_=rest) if replace else into.on_conflict_do_nothing()
-        connection.execute(into, list(unique.values()))
-    else:
-        connection.execute(
-            sqlite.insert(table).prefix_with("OR REPLACE" if replace else "OR IGNORE"), list(unique.values())
-        )
+    insert_many(connection, table, list(unique.values()), existing="replace" if replace else "keep")
 
 
 def find_checkpoints(connection: Connection, wanted: Wanted, limit: int | None = None) -> CursorResult[Any]:

@@ -52,9 +52,6 @@ class SqliteDatabase:
 
     def _engine(self, begin: str, open: Callable[[], sqlite3.Connection], *, size: int) -> Engine:
         engine = create_engine("sqlite+pysqlite://", creator=open, poolclass=QueuePool, pool_size=size, max_overflow=0)
-        # Rows of one statement instead of one statement a row: each call into SQLite gives up the interpreter lock,
-        # and getting it back from a busy thread takes milliseconds.
-        engine.dialect.use_insertmanyvalues_wo_returning = True
 
         @event.listens_for(engine, "begin")
         def _(connection: Connection) -> None:

@@ -1,0 +1,157 @@
+"""What it costs a LangGraph graph to be recorded and resumable, by node.
+
+    python benchmarks/node.py                 # a table; --json FILE also writes it as JSON
+
+A graph of 20 nodes in a row that do next to nothing runs many times: bare, with LangGraph's savers, and with Whet's
+recorder and checkpointer. ``run`` is the time of the graph itself; ``durable`` includes the wait at its end until
+everything is on the disk (LangGraph's own savers are done when the graph is).
+"""
+
+import argparse
+import asyncio
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any, TypeAlias, TypedDict
+
+from langgraph.checkpoint.base import BaseCheckpointSaver
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
+from langgraph.graph import START, StateGraph
+from rich.console import Console
+from rich.table import Table
+
+from whet.agents.recording import record_graph
+from whet.core import Run, new_id
+from whet.memory import Memory
+
+Row: TypeAlias = dict[str, float | int | str]
+Invoke: TypeAlias = Callable[[], Awaitable[object]]
+Flush: TypeAlias = Callable[[], Awaitable[None]]
+
+NODES = 20
+
+
+class State(TypedDict):
+    """What the graph carries."""
+
+    count: int
+    text: str
+
+
+def chain() -> "StateGraph[State]":
+    """Returns a graph of nodes in a row, each counting."""
+
+    async def node(state: State) -> dict[str, int]:
+        return {"count": state["count"] + 1}
+
+    graph = StateGraph(State)
+    for number in range(NODES):
+        graph.add_node(f"n{number}", node)
+        graph.add_edge(f"n{number - 1}" if number else START, f"n{number}")
+    return graph
+
+
+def invoke(graph: Any) -> Invoke:
+    """Returns one run of a compiled graph, in a thread of its own."""
+
+    async def run() -> object:
+        return await graph.ainvoke({"count": 0, "text": "x" * 500}, {"configurable": {"thread_id": new_id()}})
+
+    return run
+
+
+async def nothing() -> None:
+    """What is durable when the graph ends needs no flush."""
+
+
+@asynccontextmanager
+async def with_saver(saver: "BaseCheckpointSaver[Any] | None") -> AsyncIterator[tuple[Invoke, Flush]]:
+    """The graph with one of LangGraph's savers, or none."""
+    yield invoke(chain().compile(checkpointer=saver)), nothing
+
+
+@asynccontextmanager
+async def with_sqlite(folder: Path) -> AsyncIterator[tuple[Invoke, Flush]]:
+    """The graph with LangGraph's SQLite saver."""
+    async with AsyncSqliteSaver.from_conn_string(str(folder / "saver.db")) as saver:
+        yield invoke(chain().compile(checkpointer=saver)), nothing
+
+
+@asynccontextmanager
+async def with_whet(folder: Path, *, record: bool, save: bool) -> AsyncIterator[tuple[Invoke, Flush]]:
+    """The graph with Whet's recorder, checkpointer or both."""
+    async with await Memory.open(folder) as memory:
+        compiled = chain().compile(checkpointer=memory.checkpointer if save else None)
+
+        async def run() -> object:
+            if not record:
+                return await invoke(compiled)()
+            return await invoke(record_graph(compiled, memory.recorder, Run(task_id="t", agent="chain")))()
+
+        yield run, memory.recorder.flush
+
+
+def cases(folder: Path) -> dict[str, Any]:
+    """Returns every way to run the graph, by its name, as an asynchronous context manager."""
+    return {
+        "bare LangGraph": with_saver(None),
+        "whet: recorded": with_whet(folder / "recorded", record=True, save=False),
+        "whet: resumable": with_whet(folder / "saved", record=False, save=True),
+        "whet: recorded and resumable": with_whet(folder / "both", record=True, save=True),
+        "LangGraph in memory": with_saver(InMemorySaver()),
+        "LangGraph SQLite": with_sqlite(folder),
+    }
+
+
+async def measure(repeats: int) -> list[Row]:
+    """Returns a row for each case: medians over repeats, taken in turn, so that all see the same machine."""
+    runs: dict[str, list[tuple[float, float]]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        async with AsyncExitStack() as stack:
+            ways = {name: await stack.enter_async_context(way) for name, way in cases(Path(folder)).items()}
+            for repeat in range(repeats + 2):
+                for name, (run, flush) in ways.items():
+                    start = time.perf_counter()
+                    await run()
+                    ran = time.perf_counter()
+                    await flush()
+                    if repeat > 1:
+                        runs.setdefault(name, []).append((ran - start, time.perf_counter() - start))
+    bare = statistics.median(ran for ran, _ in runs["bare LangGraph"])
+    return [_row(name, times, bare) for name, times in runs.items()]
+
+
+def _row(name: str, times: list[tuple[float, float]], bare: float) -> Row:
+    ran, durable = (statistics.median(column) for column in zip(*times, strict=True))
+    return {
+        "what": name,
+        "run_ms_per_node": 1000 * ran / NODES,
+        "durable_ms_per_node": 1000 * durable / NODES,
+        "run_to_bare": ran / bare,
+        "durable_to_bare": durable / bare,
+    }
+
+
+def main() -> None:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=40)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    rows = asyncio.run(measure(options.repeats))
+    table = Table("20 nodes", "run, ms/node", "× bare", "durable, ms/node", "× bare ")
+    for row in rows:
+        numbers = [f"{row[name]:.2f}" for name in list(row)[1:]]
+        table.add_row(str(row["what"]), numbers[0], numbers[2], numbers[1], numbers[3])
+    Console().print(table)
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=1))
+
+
+if __name__ == "__main__":
+    main()
