@@ -52,6 +52,7 @@ for name, module, text in (
     ("index", index, "The derived search index."),
 ):
     app.add_typer(module.app, name=name, help=text, no_args_is_help=True)
+app.command("search")(memory.search)
 learn.register(app)
 demo.register(app)
 

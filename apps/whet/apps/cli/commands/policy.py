@@ -99,6 +99,27 @@ def rollback(ref: Ref = "head~1", reason: Reason = "", json: AsJson = False) -> 
 
 
 @app.command()
+def watch(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only look; take nothing back.")] = False,
+    json: AsJson = False,
+) -> None:
+    """Compare live verdicts with what the gate measured; take the promotion back when they turned (exit code 4)."""
+    from whet.learners import watch as look
+
+    found = with_memory(lambda memory: look(memory, act=not dry_run))
+    if json:
+        emit_json(found)
+    elif found.promotion is None:
+        print("nothing to watch: no promotion by the gate is in force")
+    else:
+        live = "-" if found.mean is None else f"{found.mean:.2f}"
+        print(f"policy {found.promotion.policy[:12]}: live score {live} in {found.n} runs, promised {found.level:.2f}")
+        print(f"p {found.p:.3g} that it keeps its promise" + (": taken back" if found.rolled_back else ""))
+    if found.rolled_back:
+        raise typer.Exit(4)
+
+
+@app.command()
 def commit(
     folder: Annotated[Path, typer.Argument(help="Folder of a policy, as written by: whet policy export.")],
     reason: Reason = "",
