@@ -96,6 +96,8 @@ def test_a_malformed_row_is_refused_with_its_line(tmp_path: Path, row: object, s
         "world:1?lengths=3-1",
         "world:1?kind=tree",
         "world:1?n=-1",
+        "world:1?n",
+        "world:1?n=1&n=2",
         "ilf:x?repair=none",
         "humaneval:x?n=3",
         "no.such.module:make",

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from whet.agents.tasksets import ValidationReport, empty_answer, load_tasks, validate
-from whet.core import Json, RefusedError, Task, TaskSet, VerifierSpec
+from whet.core import Json, RefusedError, Task, TaskSet, VerifierError, VerifierSpec
 from whet.sandboxes import SandboxPool
 
 DATA = Path(os.environ.get("WHET_DATA", Path(__file__).parents[3] / "shared" / "data"))
@@ -105,6 +105,13 @@ async def test_each_kind_of_unsoundness_is_found() -> None:
     }
     told = next(failure for failure in report.failures if failure.task_id == "wrong reference")
     assert told.detail == "assert 1: f(1) -1"
+
+
+@pytest.mark.asyncio
+async def test_a_wrong_verifier_is_told_before_anything_runs() -> None:
+    wrong = Task(id="t", messages=(), verifiers=(VerifierSpec(kind="exact", params={"expect": "x"}),))
+    with pytest.raises(VerifierError, match="expect"):
+        await validate(TaskSet(name="t", version="1", tasks=(wrong,)))
 
 
 def test_what_empty_means() -> None:

@@ -105,6 +105,38 @@ except KeyError:
 
 
 @pytest.mark.asyncio
+async def test_functions_of_the_tests_can_be_called_by_the_answer(judge: Judge) -> None:
+    answer = """
+def fold(function, items, start=None):
+    for item in items:
+        start = item if start is None else function(start, item)
+    return start
+def typed(kind, text): return kind(text) if isinstance(kind, type) else kind
+def guarded(function):
+    try:
+        return function()
+    except ZeroDivisionError as error:
+        return str(error)
+"""
+    test = """
+seen = []
+def note(a, b):
+    seen.append((a, b))
+    return max(a, b)
+assert fold(lambda a, b: a + b, [1, 2, 3]) == 6
+assert fold(note, [1, 3, 2]) == 3
+assert seen == [(1, 3), (3, 2)]
+assert typed(int, "7") == 7
+assert guarded(lambda: 1 / 0) == "division by zero"
+assert guarded(lambda: fold(max, [fold(min, [4, 5]), 1])) == 4, "the answer, the tests, and the answer again"
+assert fold(lambda a, b: a / b, [1, 0]) == 0
+"""
+    verdict = await judge("python_tests", answer, form="asserts", test=test)
+    assert [check.passed for check in verdict.checks] == [True] * 6 + [False]
+    assert verdict.checks[-1].got == "raised ZeroDivisionError: division by zero"
+
+
+@pytest.mark.asyncio
 async def test_cases_are_compared_on_the_host(judge: Judge) -> None:
     cases = [["[3, 1]", "[1, 3]"], ["[]", "[]"], ["'ba', reverse=True", "['b', 'a']"]]
     with pytest.raises(VerifierError, match="no pair of literals"):
@@ -142,7 +174,7 @@ async def test_an_answer_that_cannot_be_loaded_says_where(
     [
         ("import nowhere_to_be_found\n" + ADD, "nowhere_to_be_found"),
         ("def check(candidate):\n    import nowhere_to_be_found\n", "nowhere_to_be_found"),
-        ("def check(candidate):\n    assert candidate(lambda x: x, 2) == 2\n", "only plain data"),
+        ("def check(candidate):\n    assert candidate(type('T', (), {})(), 2) == 2\n", "only data and functions"),
         ("def verify(candidate): pass", "no check"),
         ("def check(candidate)", "no valid Python"),
     ],

@@ -1,6 +1,7 @@
 """Reading files of one JSON object per line, plain or gzipped, with errors that name the line."""
 
 import gzip
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
@@ -26,7 +27,7 @@ def read_bytes(path: str) -> bytes:
         return gzip.decompress(data) if path.endswith(".gz") else data
     except FileNotFoundError:
         raise NotFoundError(f"no task file {path!r}") from None
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"the task file {path!r} cannot be read: {error}") from error
 
 

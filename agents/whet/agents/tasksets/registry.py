@@ -43,10 +43,20 @@ def load_tasks(spec: str) -> TaskSet:
             f"no task set {spec!r}; write {', '.join(f'{name}:…' for name in sorted(KINDS))} or package.module:function"
         )
     target, _, query = rest.partition("?")
-    options = dict(parse_qsl(query, keep_blank_values=True, strict_parsing=True)) if query else {}
+    options = _options(query, spec) if query else {}
     module, _, name = KINDS[kind].partition(":")
     loader: Loader = getattr(import_module(module), name)
     return loader(target, options)
+
+
+def _options(query: str, spec: str) -> dict[str, str]:
+    try:
+        pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=True)
+    except ValueError:
+        raise UserError(f"{spec!r}: options are written as name=value&name=value") from None
+    if len(dict(pairs)) < len(pairs):
+        raise UserError(f"{spec!r}: an option is given twice")
+    return dict(pairs)
 
 
 def _from_function(module: str, name: str) -> TaskSet:

@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from typing import Literal, TypeAlias
 
 from whet.core.records import Outcome, Record, Run, Task, TaskSet, Verdict, VerifierSpec
-from whet.feedback import FreshSandboxes, extract_code, verify_all
+from whet.feedback import FreshSandboxes, check_spec, extract_code, verify_all
 
 __all__ = ["AnswerKind", "ValidationFailure", "ValidationReport", "empty_answer", "validate"]
 
@@ -64,10 +64,14 @@ async def validate(
         concurrency: tasks judged at the same time.
         progress: called with (tasks done, tasks in all) after each.
 
+    Where no sandbox can be had, every answer that must be executed is an infrastructure error.
+
     Raises:
-        VerifierError: a verifier is misconfigured.
-        RefusedError: no sandbox can be had on this machine.
+        VerifierError: a verifier is misconfigured (nothing has run then).
     """
+    for task in task_set.tasks:
+        for spec in task.verifiers:
+            check_spec(spec)
     started, done = time.monotonic(), 0
     gate = asyncio.Semaphore(concurrency)
 

@@ -9,7 +9,7 @@ import json
 import os
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NoReturn
 
 from whet.feedback.verifiers.box.codec import Data, cut, decode, encode, short_repr
@@ -26,20 +26,30 @@ class AnswerProcess:
         self._source, self._sink = source, sink
         self._module = types.ModuleType("answer")
         self._objects: list[object] = [self._module]
+        self._serving: Data = None
 
     def serve(self) -> NoReturn:
-        """Answers frames until the stream ends; never returns."""
-        while (body := receive(self._source, float("inf"))) is not None:
-            frame = json.loads(body)
-            try:
-                reply = self._reply(frame)
-            except BaseException as error:
-                reply = {"raised": describe_exception(error)}
-            reply["id"] = frame["id"]
-            if not send(self._sink, reply):
-                too_large = {"type": "OverflowError", "base": "OverflowError", "message": "the result is too large"}
-                send(self._sink, {"raised": too_large, "id": frame["id"]})
-        os._exit(0)
+        """Answers requests until the stream ends; never returns."""
+        while True:
+            self._answer(self._next())
+
+    def _next(self) -> dict[str, Data]:
+        body = receive(self._source, float("inf"))
+        if body is None:
+            os._exit(0)
+        frame: dict[str, Data] = json.loads(body)
+        return frame
+
+    def _answer(self, frame: dict[str, Data]) -> None:
+        before, self._serving = self._serving, frame["id"]
+        try:
+            reply = self._reply(frame)
+        except BaseException as error:
+            reply = {"raised": describe_exception(error)}
+        if not send(self._sink, {**reply, "id": frame["id"]}):
+            too_large = {"type": "OverflowError", "base": "OverflowError", "message": "the result is too large"}
+            send(self._sink, {"raised": too_large, "id": frame["id"]})
+        self._serving = before
 
     def _reply(self, frame: dict[str, Data]) -> dict[str, Data]:
         if frame["op"] == "load":
@@ -48,14 +58,32 @@ class AnswerProcess:
             exec(compile(str(frame["source"]), ANSWER, "exec", dont_inherit=True), self._module.__dict__)  # noqa: S102
             return {"value": None}
         before = frame["args"]
-        args = decode(before, lambda index, _: self._objects[index])
-        kwargs = decode(frame["kwargs"], lambda index, _: self._objects[index])
+        args, kwargs = decode(before, self._resolve), decode(frame["kwargs"], self._resolve)
         value = _OPERATIONS[str(frame["op"])](self._objects[int(str(frame["on"]))], args, kwargs)
         reply: dict[str, Data] = {"value": self._encode(value)}
         # A function that sorts its argument in place must be seen to: what changed is sent back.
         if frame["op"] == "call" and (after := self._encode(args)) != before:
             reply["args"] = after
         return reply
+
+    def _resolve(self, index: int, text: str) -> object:
+        """Returns an object of this process, or for a negative index a function of the tests (or a built-in's name)."""
+        if index >= 0:
+            return self._objects[index]
+        return builtins.__dict__[text] if text else self._function(index)
+
+    def _function(self, index: int) -> Callable[..., object]:
+        def function(*args: object, **kwargs: object) -> object:
+            call = {"function": index, "args": self._encode(args), "kwargs": self._encode(kwargs)}
+            send(self._sink, {**call, "id": self._serving})
+            while "op" in (frame := self._next()):
+                self._answer(frame)  # the tests' function asks something of the answer
+            raised = frame.get("raised")
+            if isinstance(raised, dict):
+                raise rebuild_exception(raised)
+            return decode(frame["value"], self._resolve)
+
+        return function
 
     def _encode(self, value: object) -> Data:
         try:
@@ -97,3 +125,19 @@ def describe_exception(error: BaseException) -> dict[str, Data]:
         trace = trace.tb_next
     missing = error.name if isinstance(error, ModuleNotFoundError) else None
     return {"type": type(error).__name__, "base": kinds[0], "message": cut(message), "line": line, "missing": missing}
+
+
+class RemoteError(Exception):
+    """The other process raised what has no built-in base class; the message says what."""
+
+
+def rebuild_exception(raised: Mapping[str, Data]) -> Exception:
+    """Returns the other process's exception as its nearest built-in class, so that it can be caught here."""
+    kind, message = getattr(builtins, str(raised.get("base")), None), str(raised.get("message"))
+    if not (isinstance(kind, type) and issubclass(kind, Exception)):
+        return RemoteError(f"{raised.get('type')}: {message}")
+    try:
+        error = kind(message)
+    except Exception:
+        return RemoteError(f"{raised.get('type')}: {message}")
+    return error if isinstance(error, Exception) else RemoteError(message)

@@ -9,9 +9,9 @@ import json
 import os
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from whet.feedback.verifiers.box.answer import AnswerProcess
+from whet.feedback.verifiers.box.answer import AnswerProcess, describe_exception, rebuild_exception
 from whet.feedback.verifiers.box.codec import Data, NotDataError, cut, decode, encode, short_repr
 from whet.feedback.verifiers.box.frames import Ended, receive, send
 
@@ -50,16 +50,13 @@ def fork_answer() -> "AnswerChannel":
         os._exit(70)
 
 
-class RemoteError(Exception):
-    """The answer raised what has no built-in base class; the message says what."""
-
-
 class AnswerChannel:
     """Asks the answer's process, within a deadline, and believes nothing but that data came back."""
 
     def __init__(self, pid: int, source: int, sink: int) -> None:
         self._pid, self._source, self._sink = pid, source, sink
         self._next = 0
+        self._functions: list[Callable[..., object]] = []  # of the tests, which the answer may call
         self.seconds = float("inf")  # that the answer may still take
         self.calls: list[tuple[str, str]] = []  # (call, repr of the result), in order
         self._error: BaseException | None = None
@@ -75,9 +72,8 @@ class AnswerChannel:
 
     def ask(self, op: str, on: int, args: Sequence[object], kwargs: Mapping[str, object]) -> object:
         """Returns the result of an operation on an object of the answer's process; raises what it raised."""
-        sent = encode(tuple(args), _refer_remote)
-        frame = {"op": op, "on": on, "args": sent, "kwargs": encode(dict(kwargs), _refer_remote)}
-        reply = self._ask(frame)
+        sent = {"args": encode(tuple(args), self._refer), "kwargs": encode(dict(kwargs), self._refer)}
+        reply = self._ask({"op": op, "on": on, **sent})
         try:
             raised, value = _cleaned(reply.get("raised")), decode(reply.get("value"), self._resolve)
             changed = decode(reply["args"], self._resolve) if "args" in reply else ()
@@ -93,11 +89,39 @@ class AnswerChannel:
     def _resolve(self, index: int, text: str) -> "Remote":
         return Remote(self, index, cut(text))
 
+    def _refer(self, value: object) -> Data:
+        """Returns a reference to an object of the answer, a built-in, or a function of the tests."""
+        if isinstance(value, Remote):
+            return ["ref", Remote.index_of(value), ""]
+        if not callable(value):
+            raise NotDataError(
+                f"a test passes a {type(value).__name__} to the answer; only data and functions can cross"
+            )
+        name = next((name for name, item in vars(builtins).items() if item is value), "")
+        self._functions.append(value)
+        return ["ref", -len(self._functions), name]
+
     def _ask(self, frame: dict[str, Data]) -> dict[str, Data]:
         self._next += 1
+        number = self._next
+        reply = self._exchange({**frame, "id": number}, number)
+        while "function" in reply:
+            reply = self._exchange(self._called(reply), number)
+        return reply
+
+    def _called(self, frame: dict[str, Data]) -> dict[str, Data]:
+        """Returns what a function of the tests gives for the answer's arguments."""
+        try:
+            function = self._functions[-1 - int(str(frame["function"]))]
+            args, kwargs = decode(frame["args"], self._resolve), decode(frame["kwargs"], self._resolve)
+            return {"value": encode(function(*args, **kwargs), self._refer)}  # type: ignore[misc,arg-type]
+        except Exception as error:  # the function is the tests' and its arguments the answer's: it may raise anything
+            return {"raised": describe_exception(error)}
+
+    def _exchange(self, frame: dict[str, Data], number: int) -> dict[str, Data]:
         started = time.monotonic()
         try:
-            if not send(self._sink, {**frame, "id": self._next}):
+            if not send(self._sink, frame):
                 raise NotDataError("a test passes more data to the answer than one frame holds")
             body = receive(self._source, started + self.seconds)
         except BrokenPipeError:
@@ -109,7 +133,7 @@ class AnswerChannel:
             reply = json.loads(body)
         except (ValueError, RecursionError):
             reply = None
-        if not isinstance(reply, dict) or reply.get("id") != self._next:
+        if not isinstance(reply, dict) or reply.get("id") != number:
             raise Ended("tampered", "the answer's process wrote on the test channel")
         return reply
 
@@ -150,12 +174,6 @@ def _cleaned(raised: Data) -> dict[str, Data] | None:
         "line": line if isinstance(line, int) and not isinstance(line, bool) else None,
         "missing": cut(str(missing)) if missing else None,
     }
-
-
-def _refer_remote(value: object) -> Data:
-    if isinstance(value, Remote):
-        return ["ref", Remote.index_of(value), ""]
-    raise NotDataError(f"a test passes a {type(value).__name__} to the answer; only plain data can cross")
 
 
 def _change_in_place(args: Sequence[object], changed: Sequence[object]) -> None:
@@ -231,18 +249,6 @@ def _number(value: object) -> int:
     if not isinstance(value, int):
         raise Ended("tampered", "the answer's process sent no number")
     return value
-
-
-def rebuild_exception(raised: Mapping[str, Data]) -> Exception:
-    """Returns the answer's exception as its nearest built-in class, so that tests can catch it."""
-    kind, message = getattr(builtins, str(raised.get("base")), None), str(raised.get("message"))
-    if not (isinstance(kind, type) and issubclass(kind, Exception)):
-        return RemoteError(f"{raised.get('type')}: {message}")
-    try:
-        error = kind(message)
-    except Exception:
-        return RemoteError(f"{raised.get('type')}: {message}")
-    return error if isinstance(error, Exception) else RemoteError(message)
 
 
 def show_exception(error: BaseException, raised: Mapping[str, Data] | None) -> str:
