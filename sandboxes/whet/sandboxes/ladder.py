@@ -28,9 +28,10 @@ def load_backend(name: str) -> SandboxBackend:
     """
     module, _, cls = BACKENDS.get(name, name).partition(":")
     try:
-        backend = vars(import_module(module))[cls]() if cls else None
+        kind = vars(import_module(module))[cls] if cls else None
     except (ImportError, KeyError) as error:
         raise UserError(f"sandbox back end {name!r} cannot be loaded: {error}") from error
+    backend = kind() if isinstance(kind, type) else None
     if not isinstance(backend, SandboxBackend):
         raise UserError(f"no sandbox back end {name!r}: one of {['auto', *BACKENDS]}, or 'package.module:Class'")
     return backend

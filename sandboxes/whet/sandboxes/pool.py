@@ -58,6 +58,10 @@ class SandboxPool:
         self._enter_loop()
         await self._fill(spec or SandboxSpec(isolation="fresh"))
 
+    def ready(self, spec: SandboxSpec) -> int:
+        """Returns how many unused sandboxes of this spec wait."""
+        return len(self._ready.get(spec, ()))
+
     async def close(self) -> None:
         """Ends every sandbox that waits for use; idempotent."""
         self._enter_loop()
