@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from whet.agents import Agent
@@ -11,7 +12,8 @@ from whet.core.budget import Budget, Cost
 from whet.core.errors import NotFoundError, UserError
 from whet.core.models import Model
 from whet.core.policy import Policy
-from whet.core.records import Candidate, Job, Lesson, Run, Task, TaskSet
+from whet.core.records import Candidate, Job, Lesson, Run, Task, TaskSet, Verdict
+from whet.feedback import verify_all
 from whet.learners.adoption import incumbent_arm
 from whet.learners.evaluation import evaluator, measure
 from whet.learners.gate import Arm, Gate, GateConfig
@@ -208,3 +210,24 @@ async def test_resuming_with_other_settings_is_refused_by_name(
         await improve(agent, task_set, ["lessons"], memory=memory, resume="ffff")
     with pytest.raises(UserError, match="needs a learner"):
         await improve(agent, task_set, [], memory=memory)
+
+
+@pytest.mark.asyncio
+async def test_from_shuffled_verdicts_nothing_is_promoted(
+    memory: Memory, pool: SandboxPool, task_set: TaskSet, reader: Callable[[], Model]
+) -> None:
+    """On training tasks the verdicts are those of other tasks; on held-out tasks they are true."""
+    train = [task for task in task_set.tasks if task.split == "train"]
+    other = {task.id: train[(i + 7) % len(train)] for i, task in enumerate(train)}
+
+    async def verify(task: Task, run: Run) -> list[Verdict]:
+        judge = other.get(task.id, task)
+        found = await verify_all(judge, run, pool)
+        return [msgspec.structs.replace(verdict, task_id=task.id) for verdict in found]
+
+    learners = [LessonLearner(pool), SkillLearner(pool)]
+    config = ImproveConfig(rounds=2, probe=0, concurrency=8)
+    async with Agent("react", reader(), memory=memory, sandbox=pool, verify=verify) as agent:
+        report = await improve(agent, task_set, learners, memory=memory, gate=GATE, config=config)
+    assert all(promotion.decision != "promoted" for promotion in report.promotions)
+    assert await incumbent_arm(memory) == Arm(policy=Policy())
