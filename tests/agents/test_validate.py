@@ -2,6 +2,7 @@
 
 import ast
 import asyncio
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from whet.agents.tasksets import ValidationReport, empty_answer, load_tasks, validate
 from whet.core import Json, RefusedError, Task, TaskSet, VerifierError, VerifierSpec
+from whet.memory.exchange.ilf import task_of
 from whet.sandboxes import SandboxPool
 
 DATA = Path(os.environ.get("WHET_DATA", Path(__file__).parents[3] / "shared" / "data"))
@@ -48,6 +50,12 @@ async def test_every_persons_repair_passes_and_none_of_the_models_programs_does(
     report = await validate(load_tasks(f"ilf:{data('ilf_mbpp_feedback.jsonl')}"), pool)
     assert counts(report) == (124, 124, 0, 0), report.failures
     assert (report.wrong, report.wrong_passes) == (124, 0)
+
+
+def test_an_imported_row_is_the_same_task_as_the_sets() -> None:
+    path = data("ilf_mbpp_feedback.jsonl")
+    imported = tuple(task_of(json.loads(line)) for line in path.read_text().splitlines())
+    assert imported == load_tasks(f"ilf:{path}").tasks
 
 
 @pytest.mark.asyncio

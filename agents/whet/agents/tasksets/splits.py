@@ -1,25 +1,16 @@
-"""Splits: fixed by a hash of the task's id, and a view for learners that holds nothing but the training split.
+"""The splits of a task set, and a view for learners that holds nothing but the training split.
 
-split_of("humaneval/0")     # always the same: 60 % train, 30 % held-out, 10 % sealed
+view = TrainView(load_tasks("world:7"))
+view.tasks                  # training tasks; anything else is refused
 """
 
 from collections.abc import Iterator
 
 from whet.core.errors import NotFoundError, RefusedError
-from whet.core.ids import digest
 from whet.core.records import Split, Task, TaskSet
+from whet.core.splits import split_of
 
 __all__ = ["TrainView", "of_split", "split_of"]
-
-TRAIN, HELDOUT = 60, 30  # percent; the rest is sealed
-
-
-def split_of(task_id: str) -> Split:
-    """Returns the split of a task by the SHA-256 of its id, whatever set, order or machine it is loaded on."""
-    bucket = int(digest(task_id)[:8], 16) % 100
-    if bucket < TRAIN:
-        return "train"
-    return "heldout" if bucket < TRAIN + HELDOUT else "sealed"
 
 
 def of_split(task_set: TaskSet, split: Split) -> tuple[Task, ...]:
