@@ -10,9 +10,6 @@ from whet.core.models import Budgeted, load_model
 from whet.core.models.hf import HFModel
 from whet.core.models.tiny.model import WEIGHTS, TinyModel
 
-# peft reads a property that transformers is about to rename.
-pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")
-
 ASK = [Message(role="user", content="sort the list")]
 TEMPLATE = (
     "{% for m in messages %}<|{{ m.role }}|> {{ m.content }}"
