@@ -131,13 +131,13 @@ class Agent:
             UserError: the policy does not fit the agent. What goes wrong later is in ``result.run``.
         """
         async with self.resources:
-            given = self._in_scope(as_task(task))
-            current = policy or await self._current_policy()
+            given = self.resources.in_scope(as_task(task))
+            current = policy or await self.current_policy()
             self.knobs(current)
             run = Run(
                 task_id=given.id,
                 agent=self.name,
-                policy=await self.resources.remember(given, current),
+                policy=await self.resources.remember(current, given),
                 model=self.model.name,
                 seed=seed,
                 purpose=purpose or ("live" if isinstance(task, str) else "train"),
@@ -278,11 +278,8 @@ class Agent:
             only=lessons,
         )
 
-    def _in_scope(self, task: Task) -> Task:
-        memory = self.resources.memory
-        return task if memory is None else msgspec.structs.replace(task, scope=memory.scope)
-
-    async def _current_policy(self) -> Policy:
+    async def current_policy(self) -> Policy:
+        """Returns the policy that a run begins under now: the agent's own, or the head of the memory's history."""
         if self.policy is not None:
             return self.policy
         return Policy() if self.resources.memory is None else await self.resources.memory.policies.head()

@@ -56,6 +56,7 @@ async def run_tasks(
 
     with _bar(len(jobs), progress) as tell:
         async with agent:
+            await agent.resources.remember(policy or await agent.current_policy(), *tasks)
             await _together(lambda: work(tell), min(concurrency, len(jobs)))
     return [result for result in results if result is not None]
 

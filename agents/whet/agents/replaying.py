@@ -75,7 +75,7 @@ async def fork(
             _child(run, run.purpose, meta),
             model=agent.model.name,
             seed=run.seed if seed is None else seed,
-            policy=await agent.resources.remember(task, current),
+            policy=await agent.resources.remember(current, task),
         )
         return await (await agent.begin(task, again, current, budget=budget, playback=playback)).start()
 

@@ -9,6 +9,8 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeAlias
 
+import msgspec
+
 from whet.core import Policy, Task
 from whet.feedback import FreshSandboxes
 from whet.sandboxes import Sandbox, SandboxSpec
@@ -94,13 +96,17 @@ class Resources:
         else:
             self._sandboxes = given
 
-    async def remember(self, task: Task, policy: Policy) -> str:
-        """Puts a task and a policy into the memory, once each; returns the policy's digest."""
+    async def remember(self, policy: Policy, *tasks: Task) -> str:
+        """Puts a policy and tasks into the memory, once each and the tasks together; returns the policy's digest."""
         digest = policy.digest
         if self.memory is not None:
             if digest not in self._known:
                 await self.memory.policies.put(policy)
-            if task.id not in self._known:
-                await self.memory.put(task)
-            self._known |= {digest, task.id}
+            if new := [self.in_scope(task) for task in tasks if task.id not in self._known]:
+                await self.memory.put(*new)
+            self._known |= {digest, *(task.id for task in new)}
         return digest
+
+    def in_scope(self, task: Task) -> Task:
+        """Returns the task as one of the memory's scope."""
+        return task if self.memory is None else msgspec.structs.replace(task, scope=self.memory.scope)
