@@ -1,0 +1,1 @@
+"""The embedded model, its tokenizer and the worlds it is made for."""

@@ -1,0 +1,1 @@
+"""Learning in the weights: training data, trainers, and the training of the embedded model."""
