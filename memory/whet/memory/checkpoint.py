@@ -102,7 +102,8 @@ class Checkpointer(BaseCheckpointSaver[str]):
         if last is not None and last.done():
             last.result()
         if len(self._queued) >= _REMEMBERED:
-            self._queued = {name: receipt for name, receipt in self._queued.items() if not receipt.done()}
+            for name in [name for name, receipt in self._queued.items() if receipt.done()]:
+                self._queued.pop(name, None)
         self._queued[thread] = receipt = self._store.writer.queue(savepoints.write_saves, save)
         return receipt
 
