@@ -47,6 +47,15 @@ HOSTILE = {
     "kills its parent": ("tampered", "import os\ndef add(a, b): os.kill(os.getppid(), 9)"),
     "interrupts its parent": ("tampered", "import os\ndef add(a, b): os.kill(os.getppid(), 2)"),
     "kills everybody": ("tampered", "import os\ndef add(a, b): os.kill(-1, 9)"),
+    "starves its parent of memory": (
+        "tampered",
+        "import os, resource\ndef add(a, b):\n    resource.prlimit(os.getppid(), resource.RLIMIT_AS, (1, 1))\n"
+        "    return 'x' * (10 << 20)",
+    ),
+    "starves its parent of files": (
+        "fail",
+        "import os, resource\ndef add(a, b): resource.prlimit(os.getppid(), resource.RLIMIT_NOFILE, (0, 0))",
+    ),
     "crashes": ("fail", "import ctypes\ndef add(a, b): ctypes.string_at(0)"),
     "recurses": ("fail", "def add(a, b): return add(a, b)"),
     "loops and ignores signals": (

@@ -2,13 +2,14 @@
 
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 
 import pytest
 
-from whet.core import Task, Verdict, VerifierError, VerifierSpec
+from whet.core import Run, Task, Verdict, VerifierError, VerifierSpec
 from whet.feedback import check_spec, load_verifier
-from whet.feedback.conformance import Example, verifier_breaches
-from whet.sandboxes import SandboxPool
+from whet.feedback.conformance import Example, LostSandboxes, verifier_breaches
+from whet.sandboxes import Sandbox, SandboxPool, SandboxSpec
 
 Judge = Callable[..., Awaitable[Verdict]]
 
@@ -242,6 +243,26 @@ async def test_the_score_counts_asserts_not_repetitions(judge: Judge) -> None:
 def test_wrong_parameters_are_refused(params: dict[str, object]) -> None:
     with pytest.raises(VerifierError, match="python_tests"):
         check_spec(VerifierSpec(kind="python_tests", params=params))  # type: ignore[arg-type]
+
+
+class Unlucky:
+    """Lends sandboxes of a pool, the first ones lost."""
+
+    def __init__(self, pool: SandboxPool, losses: int) -> None:
+        self._pool, self._losses = pool, losses
+
+    def fresh(self, spec: SandboxSpec) -> AbstractAsyncContextManager[Sandbox]:
+        self._losses -= 1
+        return LostSandboxes().fresh(spec) if self._losses >= 0 else self._pool.fresh(spec)
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(("losses", "outcome"), [(2, "pass"), (3, "infra_error")])
+async def test_a_lost_sandbox_is_replaced(pool: SandboxPool, losses: int, outcome: str) -> None:
+    spec = VerifierSpec(kind="python_tests", params={"form": "check", "entry_point": "add", "test": ADD})
+    run = Run(task_id="t", agent="a", status="done", answer="def add(a, b): return a + b")
+    verdict = await load_verifier(spec, Unlucky(pool, losses)).verify(Task(id="t", messages=()), run)
+    assert verdict.outcome == outcome
 
 
 @pytest.mark.asyncio

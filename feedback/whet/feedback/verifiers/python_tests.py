@@ -154,11 +154,14 @@ class PythonTests(ConfiguredVerifier[PythonTestsParams]):
         if result.status in _STATUS:
             outcome, detail = _STATUS[result.status]
             return Finding(outcome=outcome, detail=f"{detail}: {result.detail}".rstrip(": "), environment=tier)
-        report = _read(result.stdout, nonce)
+        begun, _, text = result.stdout.partition("\n")
+        report = _read(text) if begun == nonce else None
         if report is None:
             said = cut((result.stderr or result.stdout).strip())
             detail = f"the tests' process gave no report (exit code {result.exit_code}): {said}"
-            return Finding(outcome="infra_error", detail=detail, environment=tier)
+            # Before it says the nonce nothing of the answer runs; afterwards the answer can break it (prlimit, memory).
+            outcome = "tampered" if begun == nonce else "infra_error"
+            return Finding(outcome=outcome, detail=detail, environment=tier)
         environment = f"{tier}, Python {report.python}"
         missing = report.load.missing if report.load else None
         infra = report.infra
@@ -219,12 +222,10 @@ def _literal_case(args: str, expected: str) -> tuple[tuple[object, ...], object]
         ) from error
 
 
-def _read(stdout: str, nonce: str) -> _Report | None:
-    """Returns the report, or ``None`` where the output is not the one line that only the tests' process can write."""
-    if not stdout.startswith(nonce):
-        return None
+def _read(text: str) -> _Report | None:
+    """Returns the report, or ``None`` where the text is none."""
     try:
-        return msgspec.json.decode(stdout.removeprefix(nonce), type=_Report)
+        return msgspec.json.decode(text, type=_Report)
     except (msgspec.DecodeError, RecursionError):
         return None
 
