@@ -22,8 +22,8 @@ from whet.core.ids import digest, now_ms
 from whet.core.records import Job, Json, Promotion, Record, Run, Task, TaskSet, Usage
 from whet.core.wire import decode, encode
 from whet.learners.adoption import adopt, incumbent_arm, reconcile, take_in
-from whet.learners.evaluation import evaluator
-from whet.learners.gate import Arm, Evaluate, Gate
+from whet.learners.evaluation import evaluator, measure
+from whet.learners.gate import Arm, Evaluate, Gate, Score
 from whet.learners.gate import Progress as GateProgress
 from whet.learners.learner import Learner, Proposal, load_learner
 from whet.learners.ledger import StoredLedger
@@ -285,14 +285,22 @@ class _Loop:
 
     async def _hopeless(self, arm: Arm, incumbent: Arm) -> bool:
         """Whether a proposal gains nothing on a few training tasks: then it is not worth a use of the held-out set."""
-        gain = 0.0
-        chosen = self._batch(self.state.round)[: self.config.probe]
-        for task in chosen:
-            mine = await self.evaluate(arm, task, self.config.seed)
-            theirs = await self.evaluate(incumbent, task, self.config.seed)
-            if mine.value is not None and theirs.value is not None:
-                gain += mine.value - theirs.value
-        return bool(chosen) and gain <= 0
+        tasks = self._batch(self.state.round)[: self.config.probe]
+        if not tasks:
+            return False
+        mine, theirs = await self._scores(arm, tasks), await self._scores(incumbent, tasks)
+        pairs = [(mine[task.id], theirs[task.id]) for task in tasks]
+        return sum(a - b for a, b in pairs if a is not None and b is not None) <= 0
+
+    async def _scores(self, arm: Arm, tasks: Sequence[Task]) -> dict[str, float | None]:
+        found: dict[str, float | None] = {}
+        concurrency, seed = self.config.concurrency, self.config.seed
+
+        def heard(task: Task, score: Score) -> None:
+            found[task.id] = score.value
+
+        await measure(self.evaluate, arm, tasks, seed=seed, concurrency=concurrency, on_score=heard)
+        return found
 
     def _gate_progress(self, progress: GateProgress) -> None:
         self._say("gate", f"gain {progress.mean:+.2f}, p {progress.p:.2g}", done=progress.n, total=progress.total)

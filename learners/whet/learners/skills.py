@@ -108,7 +108,7 @@ def make_skill(name: str, chosen: Mapping[str, Definition]) -> Skill:
     return Skill(
         name=name,
         description=_description(list(chosen)),
-        body=f"Definitions that hold:\n\n```python\n{code}\n```",
+        body=f"Use these definitions:\n```python\n{code}\n```",
         metadata={"keywords": " ".join(chosen), "version": "1"},
         files={f"scripts/{name.replace('-', '_')}.py": self_test(code, chosen).encode()},
     )
