@@ -25,6 +25,7 @@ from whet.core import (
     Task,
     UserError,
     Verdict,
+    VerifierError,
     VerifierSpec,
 )
 from whet.core.models import ScriptedModel
@@ -139,6 +140,18 @@ async def test_a_node_that_fails_is_a_failed_run(memory: Memory) -> None:
     assert stored.status == "failed"
     [finished] = [s.body for s in await memory.find(Step) if isinstance(s.body, NodeFinished)]
     assert finished.error == "KeyError: 'missing'"
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("error", [VerifierError("no such metric"), ZeroDivisionError("division by zero")])
+async def test_a_judge_that_fails_leaves_the_answer(memory: Memory, error: Exception) -> None:
+    def verify(task: Task, run: Run) -> list[Verdict]:
+        raise error
+
+    async with ScriptedModel(["42"]) as model:
+        result = await Agent("react", model, memory=memory, verify=verify).arun("What is 6 * 7?")
+    assert (result.run.status, result.answer, result.score) == ("done", "42", None)
+    assert result.run.error == f"not judged: {type(error).__name__}: {error}"
 
 
 @pytest.mark.asyncio

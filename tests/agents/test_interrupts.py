@@ -1,16 +1,18 @@
 """A graph that asks a person goes on after a restart: question in one process, answer in another."""
 
 import json
+import operator
 import subprocess
 import sys
 from pathlib import Path
+from typing import Annotated, TypedDict
 
 import pytest
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.types import interrupt
 
-from whet.agents import Agent
-from whet.core import Interrupted, NotFoundError, Policy, Run, Step, UserError
+from whet.agents import Agent, adapt
+from whet.core import Interrupted, Json, NotFoundError, Policy, Run, Step, UserError
 from whet.core.models import ScriptedModel
 from whet.memory import Memory
 
@@ -103,6 +105,25 @@ async def test_one_question_after_another(memory: Memory) -> None:
 
 
 @pytest.mark.asyncio
+async def test_several_questions_at_once_take_several_answers(memory: Memory) -> None:
+    class State(TypedDict):
+        messages: list[object]
+        log: Annotated[list[str], operator.add]
+
+    graph = StateGraph(State)
+    for name in ("left", "right"):
+        graph.add_node(name, lambda state, name=name: {"log": [f"{name}: {interrupt(name + '?')}"]})
+        graph.add_edge(START, name)
+    agent = Agent(adapt(graph, leave=lambda state: " ".join(sorted(state["log"]))), ScriptedModel([]), memory=memory)
+    asked = await agent.arun("Which?")
+    assert set(asked.interrupts) == {"left?", "right?"}
+    with pytest.raises(UserError, match="a list of 2"):
+        await agent.resume(asked.run.id, "one")
+    answers: list[Json] = [f"yes to {question}" for question in asked.interrupts]
+    assert (await agent.resume(asked.run.id, answers)).answer == "left: yes to left? right: yes to right?"
+
+
+@pytest.mark.asyncio
 async def test_a_breakpoint_goes_on_without_an_answer(memory: Memory) -> None:
     graph = StateGraph(MessagesState)
     graph.add_node("one", lambda state: {"messages": [("ai", "one")]})
@@ -143,6 +164,7 @@ async def test_a_killed_run_goes_on_from_its_last_durable_step(tmp_path: Path) -
             agent = Agent("refine", model, memory=memory, verify=lambda task, run: [])
             result = await agent.resume(run.id)
         assert (result.run.status, result.answer) == ("done", "better")
+        assert result.run.usage.calls == 2, "with what was spent before the kill"
         assert [message.content for message in model.asked[0].messages][:2] == ["Do it.", "bad"]
         after = await memory.find(Step, where={"run_id": run.id})
         assert after[: len(before)] == before

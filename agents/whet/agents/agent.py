@@ -24,7 +24,21 @@ from whet.agents.resources import Resources, SandboxLike
 from whet.agents.runtime import AgentContext, Criticise, Verify
 from whet.agents.tools import Function, Tool, open_skill, toolbox
 from whet.agents.trace import ListRecorder, Trace
-from whet.core import Budget, Critique, Json, Message, Policy, Run, Step, Task, UserError, Verdict, digest
+from whet.core import (
+    Budget,
+    Critique,
+    Json,
+    Message,
+    ModelCall,
+    Policy,
+    Run,
+    Step,
+    Task,
+    Usage,
+    UserError,
+    Verdict,
+    digest,
+)
 from whet.core.models import Budgeted, Model, as_model
 from whet.feedback import verify_all
 from whet.sandboxes import SandboxSpec
@@ -185,7 +199,8 @@ class Agent:
     async def resume(self, run_id: str, answer: Json = None, *, budget: Budget | None = None) -> RunResult:
         """Returns the result of a run that goes on from its last checkpoint, in this process or after a restart.
 
-        A run that was interrupted to ask a person goes on with ``answer``; one that was cut off goes on without.
+        A run that was interrupted to ask a person goes on with ``answer`` (a list of them where several nodes asked
+        at once); one that was cut off goes on without.
 
         Raises:
             NotFoundError: there is no such run.
@@ -196,8 +211,9 @@ class Agent:
             run = await memory.get(Run, run_id)
             self.refuse_another(run)
             task, policy = await memory.get(Task, run.task_id), await memory.policies.get(run.policy)
-            first = await memory.count(Step, where={"run_id": run.id})
-            return await (await self.begin(task, run, policy, budget=budget, first=first)).resume(answer)
+            steps = await memory.find(Step, where={"run_id": run.id})
+            run = msgspec.structs.replace(run, usage=_used(steps))
+            return await (await self.begin(task, run, policy, budget=budget, first=len(steps))).resume(answer)
 
     def refuse_another(self, run: Run, *, model: bool = True) -> None:
         """Raises ``UserError`` when another agent made the run, or one with another model where that matters."""
@@ -243,6 +259,7 @@ class Agent:
             knobs=knobs,
             system_message=briefing.system,
             recorder=GraphRecorder(trace, budget=budget),
+            calls=run.usage.calls,
             tools={**self.tools, **toolbox([open_skill])} if self.tools and policy.skill_names() else self.tools,
             open_sandbox=self.resources.workspace,
             verifier=self._verify or self._verify_by_task,
@@ -311,6 +328,12 @@ def as_task(task: Task | str) -> Task:
     if isinstance(task, Task):
         return task
     return Task(id=f"text-{digest(task)[:16]}", messages=(Message(role="user", content=task),), task_set="text")
+
+
+def _used(steps: Sequence[Step]) -> Usage:
+    """Returns what the model calls among the steps used; a run that was killed could not say it itself."""
+    calls = [step.body for step in steps if isinstance(step.body, ModelCall)]
+    return sum((call.completion.usage for call in calls if call.completion is not None), Usage())
 
 
 async def _criticise(task: Task, run: Run, verdicts: Sequence[Verdict]) -> Sequence[Critique]:

@@ -1,7 +1,7 @@
 """One run from first step to last record: drive the graph, judge the answer, leave a record whatever happens."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -11,7 +11,7 @@ from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import BaseMessage
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver
-from langgraph.types import Command, StateSnapshot
+from langgraph.types import Command, Interrupt, StateSnapshot
 
 from whet.agents.checkpoints import saver_of
 from whet.agents.graphs import Graph
@@ -27,6 +27,7 @@ from whet.core import (
     Run,
     RunStatus,
     Step,
+    StoreError,
     Use,
     UserError,
     Verdict,
@@ -110,10 +111,11 @@ class Execution:
     async def resume(self, answer: Json) -> RunResult:
         """Returns the result of the run, gone on with from its last checkpoint.
 
-        ``answer`` goes to the question the graph asked; it is not used where the graph was cut off otherwise.
+        ``answer`` goes to the question the graph asked; it is not used where the graph was cut off otherwise. Where
+        several nodes asked at once, it is a list of answers in the order of ``interrupts``.
 
         Raises:
-            UserError: the run has no checkpoint to go on from.
+            UserError: the run has no checkpoint to go on from, or there are not as many answers as questions.
         """
         self._save()
         snapshot = await self._bound().aget_state(self._config())
@@ -123,14 +125,14 @@ class Execution:
                 "it ended, or ran without a memory, or was cut off before a checkpoint under durability 'exit'"
             )
         asked = [question for task in snapshot.tasks for question in task.interrupts]
-        if asked:
-            self._note_answer(snapshot, answer)
-        return await self._run(lambda: Command(resume=answer) if asked else None)
+        answers = dict(zip((question.id for question in asked), _answers(asked, answer), strict=True))
+        self._note(snapshot, answers)
+        return await self._run(lambda: Command(resume=answers) if asked else None)
 
-    def _note_answer(self, snapshot: StateSnapshot, answer: Json) -> None:
+    def _note(self, snapshot: StateSnapshot, answers: dict[str, Json]) -> None:
         for task in snapshot.tasks:
             for question in task.interrupts:
-                body = Interrupted(value=to_json(question.value), resumed_with=to_json(answer))
+                body = Interrupted(value=to_json(question.value), resumed_with=to_json(answers[question.id]))
                 self.context.recorder.trace.record(body, node=task.name)
 
     async def _run(self, given: Callable[[], object]) -> RunResult:
@@ -177,9 +179,16 @@ class Execution:
         run = self._closed(status, answer, error)
         if status != "done":
             return RunResult(run, answer, interrupts=tuple(self.context.recorder.interrupts), state=state)
-        verdicts = await self.context.verify_final(answer)
-        failed = any(verdict.outcome == "fail" for verdict in verdicts)
-        critiques = await self.context.critique(answer, verdicts) if failed else ()
+        verdicts: tuple[Verdict, ...] = ()
+        critiques: tuple[Critique, ...] = ()
+        try:
+            verdicts = await self.context.verify_final(answer)
+            if any(verdict.outcome == "fail" for verdict in verdicts):
+                critiques = await self.context.critique(answer, verdicts)
+        except StoreError:
+            raise
+        except Exception as failure:  # a boundary: what judges may be anyone's code, and the run is done without it
+            error = f"not judged: {describe_error(failure)}"
         return RunResult(self._closed(status, answer, error), answer, verdicts, critiques, state=state)
 
     def _closed(self, status: RunStatus, answer: str | None, error: str | None) -> Run:
@@ -239,3 +248,12 @@ class Execution:
     def _tell_token(self, message: object, metadata: dict[str, Any]) -> None:
         if self.listener is not None and isinstance(message, BaseMessage) and message.text:
             self.listener(Token(node=str(metadata.get("langgraph_node", "")), text=str(message.text)))
+
+
+def _answers(asked: Sequence[Interrupt], answer: Json) -> list[Json]:
+    """Returns an answer for each question."""
+    if len(asked) < 2:
+        return [answer] * len(asked)
+    if not isinstance(answer, list) or len(answer) != len(asked):
+        raise UserError(f"{len(asked)} questions wait for an answer; resume the run with a list of {len(asked)}")
+    return answer

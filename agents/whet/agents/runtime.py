@@ -257,7 +257,11 @@ class AgentContext:
         return critiques
 
     async def close(self) -> None:
-        """Closes the sandbox, if one was opened; idempotent."""
+        """Ends what was begun for this run and closes its sandbox, if one was opened; idempotent."""
+        if judging := [future for future in self.attempts.values() if not future.done()]:
+            for future in judging:
+                future.cancel()
+            await asyncio.wait(judging)
         box, self._box = self._box, None
         if box is not None:
             await asyncio.wait([box])
