@@ -178,6 +178,7 @@ async def test_an_answer_that_cannot_be_loaded_says_where(
         ("def check(candidate):\n    assert candidate(type('T', (), {})(), 2) == 2\n", "only data and functions"),
         ("def verify(candidate): pass", "no check"),
         ("def check(candidate)", "no valid Python"),
+        ("from math import nothing_of_that_name\n" + ADD, "nothing_of_that_name"),
     ],
 )
 async def test_tests_that_cannot_run_are_nobodys_failure(judge: Judge, test: str, why: str) -> None:
@@ -192,6 +193,25 @@ async def test_a_module_that_the_task_declares_is_not_the_answers_to_miss(judge:
     params = {"form": "humaneval", "prompt": "import nowhere_at_all\ndef add(a, b):\n", "entry_point": "add"}
     verdict = await judge("python_tests", "    return a + b", test=test, **params)
     assert (verdict.outcome, "nowhere_at_all" in verdict.detail) == ("infra_error", True)
+
+
+@pytest.mark.asyncio
+async def test_a_prompt_that_is_no_head_of_a_program_is_nobodys_failure(judge: Judge) -> None:
+    params = {"form": "humaneval", "prompt": "Please write add.", "entry_point": "add", "test": ADD}
+    verdict = await judge("python_tests", "def add(a, b): return a + b", **params)
+    assert (verdict.outcome, "prompt" in verdict.detail) == ("infra_error", True)
+
+
+@pytest.mark.asyncio
+async def test_many_asserts_and_large_results_fit_into_a_report(judge: Judge) -> None:
+    test = "def check(candidate):\n" + "    assert candidate('x' * 999) == 'x' * 999\n" * 1500
+    verdict = await judge("python_tests", "def f(x): return x", form="check", entry_point="f", test=test)
+    assert (verdict.outcome, len(verdict.checks)) == ("pass", 1500)
+    cases = [["1", "1"], ["3000000", "1"], ["6000000", "1"], ["2", "2"]]
+    answer = "def f(n): return n if n < 9 else 'x' * n"
+    verdict = await judge("python_tests", answer, form="cases", entry_point="f", cases=cases)
+    assert (verdict.outcome, verdict.score) == ("fail", 0.5)
+    assert verdict.checks[2].got == "raised OverflowError: the result is too large"
 
 
 @pytest.mark.asyncio

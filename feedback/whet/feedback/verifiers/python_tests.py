@@ -29,6 +29,7 @@ from whet.sandboxes.sandbox import Limits, Sandbox, SandboxSpec
 
 __all__ = ["PythonTests", "PythonTestsParams"]
 
+MAX_REPORT = 8 << 20  # bytes
 GRACE = 10.0  # seconds beyond the answer's own, in which the tests' process starts, imports and reports
 
 
@@ -126,7 +127,8 @@ class PythonTests(ConfiguredVerifier[PythonTestsParams]):
         params = self.params
         program = python_program(answer, prompt=params.prompt, entry_point=params.entry_point)
         nonce = secrets.token_hex(16)
-        limits = Limits(wall_seconds=max(30.0, params.seconds + GRACE), cpu_seconds=max(30.0, params.seconds + GRACE))
+        seconds = max(30.0, params.seconds + GRACE)
+        limits = Limits(wall_seconds=seconds, cpu_seconds=seconds, output_bytes=MAX_REPORT)
         spec = SandboxSpec(packages=params.packages, limits=limits, isolation="fresh")
 
         async def run(sandbox: Sandbox) -> tuple[ExecResult, str]:

@@ -19,6 +19,8 @@ from whet.feedback.verifiers.box.frames import Ended
 from whet.feedback.verifiers.box.remote import AnswerChannel, Remote, fork_answer, set_dumpable, show_exception
 
 WATCH = "__whet__"
+MAX_VALUES = 6 << 20  # bytes of results in a report
+MAX_DETAILED = 1000  # checks beyond these are told in detail only when they fail
 OPERATORS: dict[type[ast.cmpop], tuple[str, Callable[[object, object], object]]] = {
     ast.Eq: ("==", operator.eq),
     ast.NotEq: ("!=", operator.ne),
@@ -41,7 +43,7 @@ class Site:
     """One assert of the tests: where it stands and what became of it, its first failure kept."""
 
     def __init__(self, index: int, test: ast.expr) -> None:
-        self.name = f"assert {index + 1}"
+        self.index, self.name = index, f"assert {index + 1}"
         self.symbol, self.right = "", ""
         self.wanted = True
         self.left = ast.unparse(test)
@@ -66,6 +68,8 @@ class Site:
             return None
         if not self.reached:
             self.detail = {"message": "not reached"}
+        elif self.index >= MAX_DETAILED and not self.failed:
+            self.detail = {}
         return {"name": self.name, "passed": self.reached and not self.failed, **self.detail}
 
 
@@ -126,7 +130,7 @@ class Watch:
     def failed(self, index: int, error: Exception) -> None:
         """Records an assert whose evaluation raised."""
         site, origin = self._sites[index], self._channel.origin(error)
-        if origin is None and isinstance(error, (ModuleNotFoundError, NotDataError)):
+        if origin is None and isinstance(error, (ImportError, NotDataError)):
             raise Infrastructure(f"the tests cannot run: {error}") from None
         expected = site.right if site.symbol in ("==", "is") else f"{site.symbol} {site.right}".strip()
         line = origin.get("line") if origin else None
@@ -201,8 +205,7 @@ class Job:
         random.seed(0)  # tests that draw inputs draw the same ones for every answer
         space: dict[str, object] = {"__name__": "tests", WATCH: Watch(self._rewriter.sites, self._channel)}
         try:
-            self._execute(self._preamble, space)
-            space.pop(self._entry, None)
+            self._prepare(space)
             space.update(self._answers(tree, space))
             self._execute(tree, space)
             if self._form == "check":
@@ -214,6 +217,14 @@ class Job:
             self._abort(error)
         if not self._rewriter.sites and not self._extra:
             self._extra.append({"name": "tests", "passed": not self._aborted})
+
+    def _prepare(self, space: dict[str, object]) -> None:
+        """Defines the helpers of the task's prompt; its own stub of the entry point gives way to the answer's."""
+        try:
+            self._execute(self._preamble, space)
+        except Exception as error:
+            raise Infrastructure(f"the task's prompt cannot run: {type(error).__name__}: {error}") from None
+        space.pop(self._entry, None)
 
     def _execute(self, source: str | ast.Module, space: dict[str, object]) -> None:
         exec(compile(source, "<tests>", "exec", dont_inherit=True), space)  # noqa: S102 - the task's tests, in the box
@@ -229,7 +240,7 @@ class Job:
 
     def _abort(self, error: BaseException) -> None:
         origin = self._channel.origin(error)
-        if origin is None and isinstance(error, (ModuleNotFoundError, NotDataError)):
+        if origin is None and isinstance(error, (ImportError, NotDataError)):
             raise Infrastructure(f"the tests cannot run: {error}") from None
         call = self._channel.calls[-1][0] if origin and self._channel.calls else ""
         line = origin.get("line") if origin else None
@@ -249,11 +260,15 @@ class Job:
         return found
 
     def _run_calls(self) -> None:
-        function = self._entry_point()
+        function, room = self._entry_point(), MAX_VALUES
         for args in self._calls:  # type: ignore[attr-defined]
             try:
-                value = function(*args)  # type: ignore[operator]
-                self._values.append({"value": encode(value, lambda item: ["ref", 0, repr(item)])})
+                value = encode(function(*args), lambda item: ["ref", 0, repr(item)])  # type: ignore[operator]
+                size = len(json.dumps(value))
+                if size > room:
+                    raise OverflowError("the result is too large")
+                room -= size
+                self._values.append({"value": value})
             except Exception as error:
                 origin = self._channel.origin(error)
                 line = origin.get("line") if origin else None
