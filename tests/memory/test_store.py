@@ -295,6 +295,13 @@ async def test_a_zero_character_in_a_column_is_kept_or_refused_but_never_lost(me
         await memory.put(Run(task_id="t\0", agent="a"))
 
 
+@pytest.mark.asyncio
+async def test_a_number_that_no_column_holds_is_refused(memory: Memory) -> None:
+    await memory.put(Run(task_id="t", agent="a", seed=2**63 - 1))
+    with pytest.raises(UserError, match=f"seed={2**63} of Run does not fit 64 bits"):
+        await memory.put(Run(task_id="t", agent="a", seed=2**63))
+
+
 # --- undo -----------------------------------------------------------------------------------------------------------
 
 

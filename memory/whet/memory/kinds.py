@@ -45,6 +45,8 @@ Change = Literal["never", "replaced", "closed"]
 
 Reader = Callable[[Record], object]
 
+_INT64: Final = 2**63
+
 _PLAIN: Final = (NodeStarted, NodeFinished)
 """Bodies of steps that hold no number of the caller's: they are many, and always read back."""
 
@@ -121,8 +123,7 @@ class Kind:
         record = self._scoped(record, scope)
         body = self._encode(record)
         values = {name: read(record) for name, read in self.readers.items()}
-        if b"\\u0000" in body:
-            self._refuse_zeros(values)
+        self._check_columns(values, zeros=b"\\u0000" in body)
         name = digest(body)
         values |= {"scope": scope, "digest": name, "body": body.decode() if len(body) <= schema.INLINE_BYTES else None}
         edges = [(field, target) for field in self.edges for target in dict.fromkeys(attrgetter(field)(record))]
@@ -143,10 +144,13 @@ class Kind:
             )
         return msgspec.structs.replace(record, scope=scope)
 
-    def _refuse_zeros(self, values: Mapping[str, object]) -> None:
-        wrong = [name for name, value in values.items() if isinstance(value, str) and "\0" in value]
-        if wrong:
-            raise UserError(f"{wrong[0]!r} of {self.record.__name__} has a zero character, which no database keeps")
+    def _check_columns(self, values: Mapping[str, object], *, zeros: bool) -> None:
+        """Refuses what JSON can hold and a column cannot."""
+        for name, value in values.items():
+            if type(value) is int and not -_INT64 <= value < _INT64:
+                raise UserError(f"{name}={value} of {self.record.__name__} does not fit 64 bits")
+            if zeros and isinstance(value, str) and "\0" in value:
+                raise UserError(f"{name!r} of {self.record.__name__} has a zero character, which no database keeps")
 
     def _encode(self, record: Record) -> bytes:
         try:

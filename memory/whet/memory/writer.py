@@ -21,7 +21,7 @@ from typing import Any, Generic, TypeVar, cast
 from sqlalchemy import Connection
 from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 
-from whet.core import RefusedError, StoreError, WhetError
+from whet.core import RefusedError, StoreError
 from whet.memory.database import Database, Work, classify
 
 __all__ = ["Receipt", "Writer"]
@@ -238,7 +238,7 @@ class Writer:
                 batch.errors[spoiled.index] = error
                 left.remove(spoiled.index)
                 continue
-            except WhetError as error:
+            except Exception as error:  # nobody may wait forever, whatever happened: everybody here is told
                 batch.errors |= dict.fromkeys(left, error)
                 return
             batch.errors |= refused
