@@ -13,7 +13,7 @@ from typing import TypedDict, Unpack
 from whet.core.errors import UserError
 from whet.core.records import Feedback, FeedbackKind, Json, Trust
 
-__all__ = ["accept", "comment", "correction", "followup", "preference", "rating", "reject"]
+__all__ = ["Extra", "accept", "comment", "correction", "followup", "preference", "rating", "reject"]
 
 
 class Extra(TypedDict, total=False):
