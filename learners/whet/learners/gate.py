@@ -21,7 +21,7 @@ from whet.core.policy import Policy
 from whet.core.records import Promotion, Record, Task, Usage
 from whet.learners.betting import Capital, PairedTest
 from whet.learners.ledger import CountingLedger, Ledger, heldout_digest, level_of_use
-from whet.learners.rules import Pair, cost_objection, drop_objection, regression_objection, suspects
+from whet.learners.rules import Pair, cost_objection, drop_objection, losses_allowed, regression_objection, suspects
 
 __all__ = ["Arm", "Evaluate", "Gate", "GateConfig", "Progress", "Score"]
 
@@ -194,14 +194,21 @@ class _Comparison:
         limits = self.config.max_token_ratio, self.config.max_dollar_ratio
         if objection := cost_objection(self.pairs, *limits):
             return "rejected", objection
-        tasks = {task.id: task for task in self.order}
-        for pair in suspects(self.pairs):
-            again = [await self._pair(tasks[pair.task_id], self.config.repeats + i) for i in range(self.config.confirm)]
-            if all(repeat.lost for repeat in again):
-                self.regressed.append(pair.task_id)
+        await self._repeat_losses()
         if objection := regression_objection(self.pairs, self.regressed, self.config.max_regressed):
             return "rejected", objection
         return "promoted", reason
+
+    async def _repeat_losses(self) -> None:
+        """Repeats the tasks that were lost, until their number cannot matter any more or is too large."""
+        allowed = losses_allowed(self.pairs, self.config.max_regressed)
+        tasks = {task.id: task for task in self.order}
+        waiting = suspects(self.pairs)
+        while allowed - len(waiting) < len(self.regressed) <= allowed:
+            task = tasks[waiting.pop().task_id]
+            again = [await self._pair(task, self.config.repeats + i) for i in range(self.config.confirm)]
+            if all(repeat.lost for repeat in again):
+                self.regressed.append(task.id)
 
     async def _judged(self) -> AsyncGenerator[Pair, None]:
         """Yields the pairs in the drawn order, whichever finishes first: the order must not depend on outcomes."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from whet.core.records import Record, Usage
 
-__all__ = ["Pair", "cost_objection", "drop_objection", "regression_objection", "suspects"]
+__all__ = ["Pair", "cost_objection", "drop_objection", "losses_allowed", "regression_objection", "suspects"]
 
 SOLVED = 1 - 1e-9
 
@@ -53,13 +53,21 @@ def suspects(pairs: Sequence[Pair]) -> list[Pair]:
     return [pair for pair in pairs if pair.lost]
 
 
+def losses_allowed(pairs: Sequence[Pair], max_share: float) -> int:
+    """Returns how many of the tasks that the incumbent solved may be lost."""
+    return int(max_share * _solved(pairs))
+
+
 def regression_objection(pairs: Sequence[Pair], regressed: Sequence[str], max_share: float) -> str:
     """Objects when more than ``max_share`` of the tasks that the incumbent solved are lost for good."""
-    solved = sum(pair.incumbent is not None and pair.incumbent >= SOLVED for pair in pairs)
-    if len(regressed) <= max_share * solved:
+    if len(regressed) <= losses_allowed(pairs, max_share):
         return ""
     names = ", ".join(regressed[:5]) + (", …" if len(regressed) > 5 else "")
-    return f"{len(regressed)} of {solved} tasks that were solved reliably fail now: {names}"
+    return f"{len(regressed)} of {_solved(pairs)} tasks that were solved reliably fail now: {names}"
+
+
+def _solved(pairs: Sequence[Pair]) -> int:
+    return sum(pair.incumbent is not None and pair.incumbent >= SOLVED for pair in pairs)
 
 
 def cost_objection(pairs: Sequence[Pair], max_tokens: float | None, max_dollars: float | None) -> str:
