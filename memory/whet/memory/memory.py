@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from whet.memory.checkpoint import Checkpointer
     from whet.memory.embedders import Embedder
     from whet.memory.forget import ForgetPlan
-    from whet.memory.index import Index
+    from whet.memory.index import Backend, Index
     from whet.memory.lessons import Lessons
     from whet.memory.lineage import UsedBy, Why
     from whet.memory.policies import PolicyHistory
@@ -48,11 +48,12 @@ class Memory:
     change is a line of the change log, in the same transaction.
     """
 
-    def __init__(self, store: Store, *, embedder: "Embedder | None" = None) -> None:
+    def __init__(self, store: Store, *, embedder: "Embedder | None" = None, index: "Backend" = "auto") -> None:
         self.store = store
         self.scope = store.scope
         self.recorder = Recorder(store.writer, store.scope)
         self._embedder = embedder
+        self._backend = index
 
     @classmethod
     async def open(
@@ -62,6 +63,7 @@ class Memory:
         embedder: "Embedder | None" = None,
         scope: str = "default",
         read_only: bool = False,
+        index: "Backend" = "auto",
     ) -> Self:
         """Returns the memory in a folder (SQLite) or at a SQLAlchemy URL (``postgresql+asyncpg://…``).
 
@@ -73,7 +75,7 @@ class Memory:
             StoreError: it cannot be opened.
             RefusedError: it was written by a later version of Whet.
         """
-        return cls(await Store.open(url, scope=scope, read_only=read_only), embedder=embedder)
+        return cls(await Store.open(url, scope=scope, read_only=read_only), embedder=embedder, index=index)
 
     async def close(self) -> None:
         """Writes what was recorded and closes the store; may be called again."""
@@ -249,7 +251,7 @@ class Memory:
         from whet.memory.embedders import HashedNgrams
         from whet.memory.index import Index
 
-        return Index(self.store, self._embedder or HashedNgrams())
+        return Index(self.store, self._embedder or HashedNgrams(), self._backend)
 
     @cached_property
     def _recall(self) -> "Recall":

@@ -17,6 +17,8 @@ __all__ = ["PostgresDatabase"]
 
 T = TypeVar("T")
 
+_CONNECT_SECONDS = 10.0
+
 _LOCK = 0x77686574
 """The advisory lock that a writing transaction holds: the change log is one chain, so writers take turns."""
 
@@ -29,7 +31,12 @@ class PostgresDatabase:
             raise UserError("PostgreSQL needs the driver asyncpg; install it with: pip install 'whet[postgres]'")
         self.address = address
         self._read_only = read_only
-        self._engine = create_async_engine(address.url, pool_size=8, connect_args={"timeout": address.timeout})
+        self._engine = create_async_engine(
+            address.url,
+            pool_size=8,
+            pool_pre_ping=True,  # a restart of the server is not seen by who comes after it
+            connect_args={"timeout": _CONNECT_SECONDS},
+        )
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="whet-postgresql", daemon=True)
         self._thread.start()
