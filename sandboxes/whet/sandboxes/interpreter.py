@@ -15,15 +15,19 @@ __all__ = ["Interpreter", "find_interpreter", "sandbox_uid"]
 
 _DEFAULT_UID = 59_487
 # Opening the binary again matters: setpriv may still hold root's rights at the moment of the exec.
-_PROBE = "import sys; open(sys.argv[1], 'rb'); print(sys.version_info[0], sys.version_info[1], sys.prefix, sep='\\n')"
+_PROBE = (
+    "import sys; from importlib.util import MAGIC_NUMBER as m; open(sys.argv[1], 'rb'); "
+    "print(sys.version_info[0], sys.version_info[1], sys.prefix, m.hex(), sep='\\n')"
+)
 
 
 class Interpreter(msgspec.Struct, frozen=True):
-    """A binary and the folder that holds its standard library."""
+    """A binary, the folder that holds its standard library, and the version of its bytecode."""
 
     path: str
     version: tuple[int, int]
     prefix: str
+    magic: bytes
 
 
 @cache
@@ -94,7 +98,7 @@ def _probe(path: str, uid: int | None) -> Interpreter | str:
         return "did not start in 20 s"
     if done.returncode != 0:
         return done.stderr.strip().splitlines()[-1] if done.stderr.strip() else f"exit code {done.returncode}"
-    major, minor, prefix = done.stdout.splitlines()
+    major, minor, prefix, magic = done.stdout.splitlines()
     if (int(major), int(minor)) < (3, 11):
         return f"version {major}.{minor}"
-    return Interpreter(path, (int(major), int(minor)), str(Path(prefix).resolve()))
+    return Interpreter(path, (int(major), int(minor)), str(Path(prefix).resolve()), bytes.fromhex(magic))

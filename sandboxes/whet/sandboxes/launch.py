@@ -10,6 +10,7 @@ import msgspec
 from whet.core.errors import SandboxError
 from whet.sandboxes.channel import Channel
 from whet.sandboxes.guest import program
+from whet.sandboxes.interpreter import Interpreter
 from whet.sandboxes.sandbox import Limits
 
 __all__ = ["Started", "memory_file", "start", "zygote_argv", "zygote_limits"]
@@ -85,9 +86,9 @@ def start(
     return Started(process, Channel(ours), config, env, said)
 
 
-def zygote_argv(python: str, fd: int) -> list[str]:
+def zygote_argv(python: Interpreter, fd: int) -> list[str]:
     """Returns the command that runs the zygote on a socket."""
-    return [python, "-I", "-S", "-c", program(), str(fd)]
+    return [python.path, "-I", "-S", "-c", program(python.magic), str(fd)]
 
 
 def zygote_limits(limits: Limits) -> dict[str, object]:

@@ -73,7 +73,7 @@ class BubblewrapBackend:
         argv += [word for name, value in env.items() for word in ("--setenv", name, value)]
         argv += ["--chdir", "/work", "--"]
         started = start(
-            lambda fd: as_user([*argv, *zygote_argv(python.path, fd)], uid),
+            lambda fd: as_user([*argv, *zygote_argv(python, fd)], uid),
             {**self._config(), "path": [] if packages is None else [_PACKAGES], "limits": zygote_limits(spec.limits)},
             env,
             files=[*data.values(), filter_fd],

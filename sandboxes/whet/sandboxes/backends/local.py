@@ -65,7 +65,7 @@ class UnsafeLocalBackend:
                     os.chown(folder, uid, uid)
             env = _environment(home, python, packages)
             config = {**self._config(home, python, packages), "limits": zygote_limits(spec.limits)}
-            argv = partial(zygote_argv, python.path)
+            argv = partial(zygote_argv, python)
             started = start(lambda fd: as_user(argv(fd), uid), config, env, cwd=f"{home}/work", process_env=env)
         except BaseException:
             shutil.rmtree(home, ignore_errors=True)

@@ -3,11 +3,12 @@
 import ctypes
 import errno
 import os
-import shutil
 import stat
-import tarfile
 from collections.abc import Iterator
-from typing import IO, cast
+from typing import IO, TYPE_CHECKING, cast
+
+if TYPE_CHECKING:
+    import tarfile
 
 from whet.sandboxes.guest.frames import CHUNK, Incoming, Outgoing, Refused
 
@@ -133,6 +134,8 @@ def relative(path: str) -> str:
 
 def pack(files: Files, out: Outgoing) -> None:
     """Writes the workspace as a tar archive: folders, regular files and links; times and owners are not kept."""
+    import tarfile  # when first needed: it would be a fifth of the time a box takes to start
+
     with tarfile.open(fileobj=cast(IO[bytes], out), mode="w|", format=tarfile.PAX_FORMAT, bufsize=CHUNK) as tar:
         for path, status, folder in files.walk("."):
             entry = tarfile.TarInfo(path)
@@ -153,19 +156,29 @@ def pack(files: Files, out: Outgoing) -> None:
 
 def unpack(files: Files, source: Incoming) -> None:
     """Fills the empty workspace from an archive. Links come last, so that no entry is written through one."""
-    links, modes = [], []
-    with tarfile.open(fileobj=cast(IO[bytes], source), mode="r|", bufsize=CHUNK) as tar:
-        for entry in tar:
-            if entry.issym():
-                links.append((entry.name, entry.linkname))
-            elif entry.isdir():
-                files.make_folders(entry.name)
-                modes.append((entry.name, entry.mode))
-            elif entry.isreg():
-                content: IO[bytes] | None = tar.extractfile(entry)
-                copy(files, entry, content)
-            else:
-                raise Refused(f"the archive holds {entry.name!r}, which is neither file, folder nor link")
+    import tarfile
+
+    links: list[tuple[str, str]] = []
+    modes: list[tuple[str, int]] = []
+    try:
+        with tarfile.open(fileobj=cast(IO[bytes], source), mode="r|", bufsize=CHUNK) as tar:
+            for entry in tar:
+                if entry.issym():
+                    links.append((entry.name, entry.linkname))
+                elif entry.isdir():
+                    files.make_folders(entry.name)
+                    modes.append((entry.name, entry.mode))
+                elif entry.isreg():
+                    copy(files, entry, tar.extractfile(entry))
+                else:
+                    raise Refused(f"the archive holds {entry.name!r}, which is neither file, folder nor link")
+    except tarfile.TarError as error:
+        raise Refused(f"not a usable archive: {error}") from error
+    finish(files, links, modes)
+
+
+def finish(files: Files, links: list[tuple[str, str]], modes: list[tuple[str, int]]) -> None:
+    """Makes the links, then sets the modes of folders, which might forbid to write in them."""
     for name, target in links:
         parent = files.folder(os.path.dirname(relative(name)))
         try:
@@ -178,12 +191,12 @@ def unpack(files: Files, source: Incoming) -> None:
         os.close(fd)
 
 
-def copy(files: Files, entry: tarfile.TarInfo, content: IO[bytes] | None) -> None:
+def copy(files: Files, entry: "tarfile.TarInfo", content: IO[bytes] | None) -> None:
     parent = os.path.dirname(relative(entry.name))
     if parent:
         files.make_folders(parent)
     fd = files.regular(entry.name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with open(fd, "wb") as file:
-        if content is not None:
-            shutil.copyfileobj(content, file, CHUNK)
+        while content is not None and (data := content.read(CHUNK)):
+            file.write(data)
         os.fchmod(fd, entry.mode & 0o777)
