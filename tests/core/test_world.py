@@ -77,7 +77,7 @@ def test_definitions_hold_the_wanted_verbs_and_as_many_distractors() -> None:
 def test_an_example_states_what_a_chain_does() -> None:
     world = World(5)
     verb = world.verbs[0]
-    call, value = world.example([verb], seed=1).split(" == ")
+    call, value = world.example(verb, seed=1).split(" == ")
     assert repr(world.apply([verb], eval(call[len(verb) :]))) == value  # noqa: S307
 
 

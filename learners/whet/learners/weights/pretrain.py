@@ -52,7 +52,7 @@ class Stage:
 class PretrainConfig:
     """Everything that decides the result; saved with the checkpoint, and a resumed run must agree with it."""
 
-    steps: int = 1800
+    steps: int = 1450
     tokens: int = 3072
     lr: float = 3e-4
     muon_lr: float = 0.01

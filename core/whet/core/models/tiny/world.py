@@ -141,10 +141,10 @@ class World:
         rng.shuffle(lines)
         return lines
 
-    def example(self, verbs: Sequence[str], seed: int = 0, *, call: str = "", kind: Kind = "list") -> str:
-        """Returns one worked example, e.g. ``zorp([3, 1, 2]) == [2, 1, 3]``; ``call`` renames the function."""
+    def example(self, verb: str, seed: int = 0, *, kind: Kind = "list") -> str:
+        """Returns one worked example of a verb, e.g. ``zorp([3, 1, 2]) == [2, 1, 3]``."""
         value = draw_input(random.Random(f"example/{seed}"), kind)
-        return f"{call or verbs[0]}({value!r}) == {self.apply(verbs, value)!r}"
+        return f"{verb}({value!r}) == {self.apply([verb], value)!r}"
 
     def apply(self, verbs: Iterable[str], value: Value) -> Value:
         """Returns the chain's exact result on ``value``. Raises TypeError where an operation does not apply."""
