@@ -22,7 +22,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaAttention
 
 from whet.core.models.tiny.episodes import Dial, Episode, draw_episode
-from whet.core.models.tiny.measure import measure, table
+from whet.core.models.tiny.measure import TEMPERATURES, measure, table
 from whet.core.models.tiny.model import TinyModel
 from whet.core.models.tiny.tokenizer import ChatTokenizer, save_tokenizer
 from whet.core.models.tiny.vocabulary import BODIES
@@ -406,6 +406,8 @@ class _Trainer:
     def export(self, folder: Path) -> None:
         """Writes the standard folder: config, generation config, safetensors, tokenizer, chat template."""
         folder.mkdir(parents=True, exist_ok=True)
+        generation = self.model.generation_config
+        generation.do_sample, generation.temperature = True, 0.5
         self.model.save_pretrained(folder)
         save_tokenizer(folder, self.config.context)
 
@@ -451,9 +453,9 @@ It reads the wordings of `whet.core.prompting` only. Rows far below 1 are what i
 def write_card(folder: Path, config: PretrainConfig, n: int) -> None:
     """Measures the weights in ``folder`` on ``n`` evaluation worlds per row, and writes ``README.md`` beside them."""
     model = TinyModel(folder=folder)
-    sampled, greedy = (measure(model, n=n, temperature=temperature) for temperature in (1.0, 0.0))
+    columns = {temperature: measure(model, n=n, temperature=temperature) for temperature in TEMPERATURES}
     parameters = sum(array.size for array in load_file(folder / "model.safetensors").values())
-    text = _CARD.format(**asdict(config), parameters=parameters, n=n, table=table(sampled, greedy))
+    text = _CARD.format(**asdict(config), parameters=parameters, n=n, table=table(columns))
     (folder / "README.md").write_text(text)
 
 
@@ -462,7 +464,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("build/tiny"), help="checkpoint and weights go here")
     parser.add_argument("--resume", action="store_true", help="continue the run in --out")
     parser.add_argument("--threads", type=int, default=1, help="torch threads")
-    parser.add_argument("--card", type=int, default=400, metavar="N", help="worlds measured per row of the model card")
+    parser.add_argument("--card", type=int, default=150, metavar="N", help="worlds measured per row of the model card")
     for name, value in asdict(PretrainConfig()).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
     options = vars(parser.parse_args(arguments))

@@ -9,7 +9,7 @@
 import argparse
 import math
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from whet.core.models.tiny.episodes import Dial, Episode, draw_episode
@@ -17,7 +17,9 @@ from whet.core.models.tiny.model import TinyModel
 from whet.core.models.tiny.world import judge, read_definitions
 from whet.core.records import Message, Sampling
 
-__all__ = ["PROBES", "Probe", "Score", "measure", "table", "wilson"]
+__all__ = ["PROBES", "TEMPERATURES", "Probe", "Score", "measure", "table", "wilson"]
+
+TEMPERATURES = (0.0, 0.5, 1.0)  # of the model card
 
 _EASY = Dial(chain=(1, 1), distractors=(8, 8), strings=0.25, unknown=1, attempts=1, filler=0.3)
 
@@ -78,7 +80,7 @@ PROBES = _probes()
 
 
 def measure(
-    model: TinyModel, *, n: int = 200, seed: int = 0, temperature: float = 1.0, probes: Iterable[Probe] = PROBES
+    model: TinyModel, *, n: int = 200, seed: int = 0, temperature: float = 0.5, probes: Iterable[Probe] = PROBES
 ) -> list[Score]:
     """Returns a score per probe over ``n`` episodes from as many evaluation worlds."""
     scores = []
@@ -112,29 +114,29 @@ def wilson(hits: int, n: int) -> tuple[float, float]:
     return max(0.0, (centre - spread) / (1 + z * z / n)), min(1.0, (centre + spread) / (1 + z * z / n))
 
 
-def table(sampled: Sequence[Score], greedy: Sequence[Score]) -> str:
-    """Returns a Markdown table: the score when sampling at temperature 1, and at temperature 0."""
-    lines = ["| what is known | temperature 1 | 95 % | temperature 0 | 95 % | n |", "|---|--:|---|--:|---|--:|"]
-    for one, zero in zip(sampled, greedy, strict=True):
-        cells = [f"{score.rate:.3f} | {_interval(score)}" for score in (one, zero)]
-        lines.append(f"| {one.name} | {cells[0]} | {cells[1]} | {one.n} |")
+def table(columns: Mapping[float, Sequence[Score]]) -> str:
+    """Returns a Markdown table: a row per probe, a column with 95 % intervals per temperature."""
+    heads = "".join(f" temperature {temperature:g} |" for temperature in columns)
+    lines = [f"| what is known |{heads} n |", "|---|" + "---|" * len(columns) + "--:|"]
+    for row in zip(*columns.values(), strict=True):
+        cells = "".join(f" {score.rate:.3f} ({_interval(score)}) |" for score in row)
+        lines.append(f"| {row[0].name} |{cells} {row[0].n} |")
     return "\n".join(lines)
 
 
 def _interval(score: Score) -> str:
     low, high = wilson(score.hits, score.n)
-    return f"{low:.3f} to {high:.3f}"
+    return f"{low:.2f} to {high:.2f}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measure the embedded model on evaluation worlds.")
-    parser.add_argument("--n", type=int, default=400)
+    parser.add_argument("--n", type=int, default=150)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--adapter")
     options = parser.parse_args()
     model = TinyModel(options.adapter)
-    scores = [measure(model, n=options.n, seed=options.seed, temperature=t) for t in (1.0, 0.0)]
-    print(table(*scores))
+    print(table({t: measure(model, n=options.n, seed=options.seed, temperature=t) for t in TEMPERATURES}))
 
 
 if __name__ == "__main__":

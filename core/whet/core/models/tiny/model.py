@@ -26,6 +26,7 @@ __all__ = ["WEIGHTS", "TinyModel"]
 
 WEIGHTS = Path(__file__).parent / "weights"
 _MAX_TOKENS = 256
+_TEMPERATURE = 0.5  # at 1 the tail of so small a model shows; a guess is as good as uniform at either
 
 
 @functools.cache
@@ -48,7 +49,7 @@ class TinyModel:
     """The shipped weights (or a folder like them) behind the ``Model`` protocol.
 
     Calls are computed one after the other in a worker thread; any number may wait. ``Sampling`` left open means
-    temperature 1, top-p 1, 256 tokens and a fresh seed. Token ids and logprobs (of the model itself, before
+    temperature 0.5, top-p 1, 256 tokens and a fresh seed. Token ids and logprobs (of the model itself, before
     temperature and top-p; the end token included) come with every completion.
 
     Args:
@@ -166,7 +167,7 @@ def _log_softmax(logits: Array) -> Array:
 
 def _choose(logits: Array, sampling: Sampling, rng: np.random.Generator) -> int:
     """Returns a token: the likeliest at temperature 0, else one drawn from the nucleus (arXiv 1904.09751)."""
-    temperature = 1.0 if sampling.temperature is None else sampling.temperature
+    temperature = _TEMPERATURE if sampling.temperature is None else sampling.temperature
     if temperature <= 0:
         return int(logits.argmax())
     probabilities = np.exp(_log_softmax(logits / np.float32(temperature))).astype(np.float64)
