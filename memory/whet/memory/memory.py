@@ -68,6 +68,7 @@ class Memory:
         """Returns the memory in a folder (SQLite) or at a SQLAlchemy URL (``postgresql+asyncpg://…``).
 
         It is created where there is none, and migrated. ``?timeout=SECONDS`` in a URL limits the wait for a lock.
+        ``embedder`` and ``index`` are for ``recall``: see ``whet.memory.embedders`` and ``whet.memory.index``.
 
         Raises:
             UserError: no such kind of URL.
@@ -79,6 +80,8 @@ class Memory:
 
     async def close(self) -> None:
         """Writes what was recorded and closes the store; may be called again."""
+        if "index" in self.__dict__:
+            self.index.close()
         await self.store.close()
 
     async def __aenter__(self) -> Self:
@@ -285,7 +288,8 @@ class Memory:
         """
         from whet.memory.purge import forget
 
-        return await forget(self.store, plan, reason=reason, actor=actor)
+        self.index.close()
+        return await forget(self.store, plan, reason=reason, actor=actor, index=self.index.folder)
 
     # --- the rest ---------------------------------------------------------------------------------------------------
 

@@ -3,12 +3,13 @@
 import asyncio
 import sqlite3
 from collections.abc import Sequence
+from pathlib import Path
 
 import msgspec
 from sqlalchemy import ColumnElement, Connection, Table, delete, or_, select, update
 
 from whet.core import ConflictError, Promotion, Record, UserError
-from whet.memory import policies, schema
+from whet.memory import chroma, policies, schema
 from whet.memory.database import Address
 from whet.memory.evidence import chunks
 from whet.memory.forget import ForgetPlan, clean_head, make_plan
@@ -191,6 +192,17 @@ def clean_files(address: Address) -> str:
     return f"the store is being read, its log could not be emptied; {_AGAIN}" if busy else ""
 
 
+def _drop_index(folder: Path | None, plan: ForgetPlan) -> str:
+    """Deletes what Chroma keeps where vectors went: it is made again from SQL. Returns what could not be done."""
+    if folder is None or not plan.vectors:
+        return ""
+    try:
+        chroma.delete(folder)
+    except ConflictError as error:
+        return f"{error}; vectors of forgotten lessons may be in it, no text is"
+    return ""
+
+
 _AGAIN = "the records are gone, their bytes may not be: close other readers and carry the plan out again"
 
 
@@ -204,12 +216,12 @@ def prove(
     return tuple((str(path), path.stat().st_size) for path in files), tuple(left)
 
 
-async def forget(store: Store, plan: ForgetPlan, *, reason: str, actor: str) -> ForgetReport:
-    """Carries out a plan and proves it; raises as ``Memory.forget``."""
+async def forget(store: Store, plan: ForgetPlan, *, reason: str, actor: str, index: Path | None) -> ForgetReport:
+    """Carries out a plan and proves it; ``index`` is the folder of Chroma's. Raises as ``Memory.forget``."""
     if not reason.strip():
         raise UserError("forgetting needs a reason; it is all that the change log will say")
     moved = await store.write(lambda connection: apply_plan(connection, store.scope, plan, reason, actor))
-    note = await asyncio.to_thread(clean_files, store.address)
+    notes = [await asyncio.to_thread(clean_files, store.address), await asyncio.to_thread(_drop_index, index, plan)]
     searched, left = await store.read(lambda connection: prove(connection, store.address, plan))
     return ForgetReport(
         purged=plan.counts(),
@@ -221,5 +233,5 @@ async def forget(store: Store, plan: ForgetPlan, *, reason: str, actor: str) -> 
         marks=len(plan.marks),
         searched=searched,
         left=left,
-        note=note,
+        note="; ".join(filter(None, notes)),
     )

@@ -21,7 +21,7 @@ from sqlalchemy import Connection, Select, bindparam, select
 from whet.core import Lesson, LessonKind, LessonStatus, ModelError, Record
 from whet.memory import schema
 from whet.memory.embedders import Vectors
-from whet.memory.index import PARTS, Index, labels_of
+from whet.memory.index import Index
 from whet.memory.keywords import Keywords
 from whet.memory.store import Store
 from whet.memory.worth import worths
@@ -95,7 +95,7 @@ class Recall:
             return []
         vector = await self._embed(query)
         found, pending = await self._store.read(lambda connection: self._find(connection, request, vector))
-        if pending and vector is not None and not self._store.read_only and await self._caught_up():
+        if pending and vector is not None and await self._caught_up():
             found, _ = await self._store.read(lambda connection: self._find(connection, request, vector))
         self._index.tidy_soon()
         return found
@@ -129,7 +129,8 @@ class Recall:
         )
         fused = _fuse(hits)
         pool = sorted(fused, key=lambda row: -sum(fused[row].values()))[: request.fetch]
-        lessons = _lessons(connection, pool)
+        found = _lessons(connection, pool)
+        lessons = {row: lesson for row, (lesson, _) in found.items()}
         rows = [row for row in pool if row in lessons]
         worth = worths(connection, self._store.scope, [lessons[row].id for row in rows])
         recent = sorted(rows, key=lambda row: -lessons[row].valid_from)
@@ -137,7 +138,8 @@ class Recall:
             fused[row]["worth"] = worth[lessons[row].id].proven * WORTH / _RANKINGS
             fused[row]["recency"] = RECENT * _share(rank)
         scores = {row: sum(fused[row].values()) for row in rows}
-        chosen = _diverse(scores, self._text_vectors(rows), request.k)
+        vectors = _stacked([found[row][1] for row in rows], self._index.embedder.dims)
+        chosen = _diverse(scores, vectors, request.k)
         raw = _raw(hits) if request.explain else {}
         return [
             Recalled(
@@ -151,18 +153,7 @@ class Recall:
     def _nearest(self, request: _Request, vector: Vectors | None) -> dict[str, list[tuple[int, float]]]:
         if vector is None or not vector.any():
             return {}
-        allowed = labels_of(request.statuses, request.kinds)
-        floor = self._index.embedder.floor
-        with self._index.lock:
-            return {part: self._index.tables[part].search(vector, request.fetch, allowed, floor) for part in PARTS}
-
-    def _text_vectors(self, rows: Sequence[int]) -> Vectors:
-        """Returns the vectors of the lessons' own texts, (rows, dims); zeros where there is none yet."""
-        table = self._index.tables["text"]
-        empty = np.zeros(self._index.embedder.dims, dtype=np.float32)
-        with self._index.lock:
-            found = [table.vector(row) for row in rows]
-            return np.stack([empty, *(empty if each is None else each for each in found)])[1:]
+        return self._index.search(vector, request.fetch, request.statuses, request.kinds)
 
 
 def _share(rank: int) -> float:
@@ -189,16 +180,30 @@ def _raw(hits: dict[str, list[tuple[int, float]]]) -> dict[int, dict[str, float]
 
 
 @cache
-def _bodies() -> Select[int, str | None, bytes | None]:
-    table, blobs = schema.lessons, schema.blobs
-    blob = table.outerjoin(blobs, (blobs.c.digest == table.c.digest) & table.c.body.is_(None))
+def _bodies() -> Select[int, str | None, bytes | None, bytes | None]:
+    """Returns the query for lessons by their rows, with the vectors of their own texts."""
+    table, blobs, vectors = schema.lessons, schema.blobs, schema.vectors
+    own = (
+        (vectors.c.scope == table.c.scope)
+        & (vectors.c.lesson_id == table.c.id)
+        & (vectors.c.version == table.c.version)
+        & (vectors.c.part == "text")
+    )
+    joined = table.outerjoin(blobs, (blobs.c.digest == table.c.digest) & table.c.body.is_(None)).outerjoin(vectors, own)
     rows = table.c.row.in_(bindparam("rows", expanding=True))
-    return select(table.c.row, table.c.body, blobs.c.data).select_from(blob).where(rows)
+    return select(table.c.row, table.c.body, blobs.c.data, vectors.c.data).select_from(joined).where(rows)
 
 
-def _lessons(connection: Connection, rows: Sequence[int]) -> dict[int, Lesson]:
+def _lessons(connection: Connection, rows: Sequence[int]) -> dict[int, tuple[Lesson, bytes | None]]:
+    """Returns lessons and, where there are any, their vectors by row."""
     found = connection.execute(_bodies(), {"rows": list(rows)})
-    return {row: msgspec.json.decode(body or data or b"", type=Lesson) for row, body, data in found}
+    return {row: (msgspec.json.decode(body or data or b"", type=Lesson), vector) for row, body, data, vector in found}
+
+
+def _stacked(vectors: Sequence[bytes | None], dims: int) -> Vectors:
+    """Returns vectors as rows, (vectors, dims); zeros for those that are not there."""
+    empty = bytes(4 * dims)
+    return np.frombuffer(b"".join(each or empty for each in vectors), dtype="<f4").reshape(len(vectors), dims)
 
 
 def _diverse(scores: dict[int, float], vectors: Vectors, k: int) -> list[int]:

@@ -8,14 +8,17 @@ The lists (Jégou et al. 2011, without the compression) only choose which rows a
 returned is exact. Rows that came after the lists were built are always compared.
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from threading import Lock
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from whet.memory.embedders import Vectors
 
-__all__ = ["VectorTable"]
+__all__ = ["Entry", "MemoryVectors", "VectorStore", "VectorTable"]
 
 LISTS_FROM = 10_000
 """Rows from which lists pay: below, the exact product takes less than a millisecond."""
@@ -26,6 +29,129 @@ _LABELS = 127
 """Labels are from 0 to this."""
 _GONE = -1
 _CHUNK = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One vector: the ``part`` of a version of a lesson, its row in the table, and the label it is filtered by."""
+
+    lesson_id: str
+    version: int
+    part: str
+    row: int
+    label: int
+    vector: Vectors
+
+
+class VectorStore(Protocol):
+    """The vectors of one scope, to be searched; ``seen`` is the place in the outbox up to which it is up to date."""
+
+    name: str
+    seen: int
+    """-1: it holds nothing yet."""
+
+    def put(self, entries: Sequence[Entry]) -> None:
+        """Adds entries."""
+        ...
+
+    def remove(self, lesson_ids: Collection[str]) -> None:
+        """Takes every entry of the lessons out."""
+        ...
+
+    def search(
+        self, part: str, query: Vectors, k: int, labels: Collection[int], floor: float
+    ) -> list[tuple[int, float]]:
+        """Returns up to ``k`` (row, cosine) pairs, best first."""
+        ...
+
+    def known(self) -> set[tuple[int, str]]:
+        """Returns (row, part) of everything it holds."""
+        ...
+
+    def settle(self, seen: int) -> None:
+        """Notes that everything up to this place was put and removed."""
+        ...
+
+    def tidy(self) -> Callable[[], None] | None:
+        """Returns work that would make searching faster, to be done in another thread, if there is some."""
+        ...
+
+    def clear(self) -> None:
+        """Takes everything out."""
+        ...
+
+    def close(self) -> None:
+        """Gives back what it holds; may be called again."""
+        ...
+
+
+class MemoryVectors:
+    """A table a part, in memory."""
+
+    name = "memory"
+
+    def __init__(self, dims: int) -> None:
+        self._dims = dims
+        self._lock = Lock()
+        self.clear()
+
+    def clear(self) -> None:
+        """Takes everything out."""
+        self._tables: dict[str, VectorTable] = {}
+        self._rows: dict[str, int] = {}
+        self.seen = -1
+
+    def put(self, entries: Sequence[Entry]) -> None:
+        """Adds entries."""
+        with self._lock:
+            for part in {entry.part for entry in entries}:
+                of_part = [entry for entry in entries if entry.part == part]
+                keys = np.array([entry.row for entry in of_part], dtype=np.int64)
+                labels = np.array([entry.label for entry in of_part], dtype=np.int16)
+                table = self._tables.setdefault(part, VectorTable(self._dims))
+                table.put(keys, labels, np.stack([entry.vector for entry in of_part]))
+            self._rows.update((entry.lesson_id, entry.row) for entry in entries)
+
+    def remove(self, lesson_ids: Collection[str]) -> None:
+        """Takes every entry of the lessons out."""
+        rows = [row for id in lesson_ids if (row := self._rows.pop(id, None)) is not None]
+        with self._lock:
+            for table in self._tables.values():
+                table.remove(rows)
+
+    def search(
+        self, part: str, query: Vectors, k: int, labels: Collection[int], floor: float
+    ) -> list[tuple[int, float]]:
+        """Returns up to ``k`` (row, cosine) pairs, best first."""
+        with self._lock:
+            table = self._tables.get(part)
+            return table.search(query, k, labels, floor) if table is not None else []
+
+    def known(self) -> set[tuple[int, str]]:
+        """Returns (row, part) of everything it holds."""
+        return {(row, part) for part, table in self._tables.items() for row in table.all_keys()}
+
+    def settle(self, seen: int) -> None:
+        """Notes the place in the outbox."""
+        self.seen = seen
+
+    def tidy(self) -> Callable[[], None] | None:
+        """Returns the building of lists for tables that are large and asked often."""
+        wanted = [part for part, table in self._tables.items() if table.wants_lists]
+        return (lambda: self._build(wanted)) if wanted else None
+
+    def _build(self, parts: Sequence[str]) -> None:
+        """Builds lists beside the search; a table that changes meanwhile stays as it is."""
+        for part in parts:
+            old = self._tables[part]
+            new = old.with_lists()
+            with self._lock:
+                if self._tables.get(part) is old and old.changes == new.changes:
+                    self._tables[part] = new
+
+    def close(self) -> None:
+        """Forgets everything."""
+        self.clear()
 
 
 class VectorTable:
@@ -49,6 +175,10 @@ class VectorTable:
     def __contains__(self, key: int) -> bool:
         return key in self._where
 
+    def all_keys(self) -> list[int]:
+        """Returns every key."""
+        return list(self._where)
+
     def put(self, keys: NDArray[np.int64], labels: NDArray[np.int16], rows: Vectors) -> None:
         """Adds rows, or replaces those of known keys."""
         self.remove(keys.tolist())
@@ -67,11 +197,6 @@ class VectorTable:
                 self._labels[row] = _GONE
                 self._rows[row] = 0
                 self.changes += 1
-
-    def vector(self, key: int) -> Vectors | None:
-        """Returns the vector of a key, or ``None``."""
-        row = self._where.get(key)
-        return None if row is None else self._rows[row]
 
     def search(
         self, query: Vectors, k: int, allowed: Collection[int] | None = None, floor: float = -1.0
