@@ -1,0 +1,95 @@
+"""The whole loop on the embedded model: real weights, real sandboxes, a world it has never seen."""
+
+from collections.abc import Callable
+
+import pytest
+
+from whet.agents import Agent, run_tasks
+from whet.agents.tasksets.world import world_task
+from whet.core.models import Model, load_model
+from whet.core.models.tiny.world import OPERATIONS, World
+from whet.core.policy import Policy
+from whet.core.records import Lesson, Task, TaskSet
+from whet.learners.adoption import incumbent_arm
+from whet.learners.evaluation import evaluator, measure
+from whet.learners.gate import Gate, GateConfig
+from whet.learners.improve import ImproveConfig, improve
+from whet.learners.lessons import LessonLearner
+from whet.learners.skills import SkillLearner
+from whet.learners.view import current_lessons
+from whet.learners.watch import retire_harmful
+from whet.memory import Memory
+from whet.sandboxes import SandboxPool
+
+Tasks = Callable[..., list[Task]]
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def tiny() -> Model:
+    return load_model("tiny")
+
+
+async def settle(memory: Memory, **knobs: float) -> None:
+    text = "".join(f"{name} = {value!r}\n" for name, value in knobs.items())
+    await memory.policies.commit(Policy.of({"settings.toml": text}), reason="settings of a test", actor="test")
+
+
+def splits(world_tasks: Tasks, train: int, heldout: int, lengths: tuple[int, ...]) -> TaskSet:
+    first = world_tasks(train + heldout, lengths=lengths)[:train]
+    rest = world_tasks(train + heldout, lengths=lengths, split="heldout")[train:]
+    return TaskSet(name="world-7", version="1", tasks=(*first, *rest))
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("learner", [LessonLearner, SkillLearner])
+async def test_what_is_learned_makes_the_embedded_model_better(
+    memory: Memory,
+    pool: SandboxPool,
+    world_tasks: Tasks,
+    tiny: Model,
+    learner: Callable[[SandboxPool], LessonLearner | SkillLearner],
+) -> None:
+    tasks = splits(world_tasks, train=24, heldout=30, lengths=(1, 2))
+    heldout = [task for task in tasks.tasks if task.split == "heldout"]
+    await settle(memory, temperature=1.0, rounds=3, max_tokens=120)
+    async with Agent("refine", tiny, memory=memory, sandbox=pool) as agent:
+        before = await incumbent_arm(memory)
+        report = await improve(
+            agent,
+            tasks,
+            [learner(pool)],
+            memory=memory,
+            gate=Gate(GateConfig(max_token_ratio=20.0)),
+            config=ImproveConfig(rounds=1),
+        )
+        after = await incumbent_arm(memory)
+        scores = [await measure(evaluator(agent), arm, heldout, seed=99) for arm in (before, after)]
+    assert [promotion.decision for promotion in report.promotions][:1] == ["promoted"]
+    assert scores[1].low > scores[0].high, scores
+
+
+@pytest.mark.asyncio
+async def test_a_planted_harmful_lesson_is_found_and_a_useful_one_kept(
+    memory: Memory, pool: SandboxPool, world: World, tiny: Model
+) -> None:
+    """Every verb has its true lesson; one has a false, older one beside it. All are withheld half of the time.
+
+    Of two definitions the model takes the last, and recall puts what is newer first: so the false one does harm.
+    """
+    verb, *others = world.verbs[:5]
+    wrong = next(expression for expression in OPERATIONS if expression != world.meaning(verb))
+    lessons = [Lesson(text=world.definition(each), status="active", source="ana") for each in (verb, *others)]
+    planted = Lesson(text=f"def {verb}(x): return {wrong}", status="active", source="eve", valid_from=1)
+    await memory.put(*lessons, planted)
+    await settle(memory, temperature=0.0, withhold_rate=0.5, max_tokens=120)
+    tasks = [world_task(world.task([verb], seed=seed), world) for seed in range(40)]
+    async with Agent("react", tiny, memory=memory, sandbox=pool) as agent:
+        await run_tasks(agent, tasks, seeds=(0, 1), purpose="live", progress=lambda result: None)
+    retired = await retire_harmful(memory)
+    assert [found.item for found in retired] == [planted.id]
+    status = {lesson.id: lesson.status for lesson in await current_lessons(memory)}
+    assert status[planted.id] == "retired"
+    assert {status[lesson.id] for lesson in lessons} == {"active"}
+    assert (await memory.worth(lessons[0].id)).low > 0
