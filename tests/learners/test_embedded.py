@@ -74,22 +74,20 @@ async def test_what_is_learned_makes_the_embedded_model_better(
 async def test_a_planted_harmful_lesson_is_found_and_a_useful_one_kept(
     memory: Memory, pool: SandboxPool, world: World, tiny: Model
 ) -> None:
-    """Every verb has its true lesson; one has a false, older one beside it. All are withheld half of the time.
-
-    Of two definitions the model takes the last, and recall puts what is newer first: so the false one does harm.
-    """
-    verb, *others = world.verbs[:5]
-    wrong = next(expression for expression in OPERATIONS if expression != world.meaning(verb))
-    lessons = [Lesson(text=world.definition(each), status="active", source="ana") for each in (verb, *others)]
-    planted = Lesson(text=f"def {verb}(x): return {wrong}", status="active", source="eve", valid_from=1)
-    await memory.put(*lessons, planted)
-    await settle(memory, temperature=0.0, withhold_rate=0.5, max_tokens=120)
-    tasks = [world_task(world.task([verb], seed=seed), world) for seed in range(40)]
+    """One verb is defined in the prompt, and a lesson contradicts it; another is known from its lesson alone."""
+    known, taught = world.verbs[:2]
+    wrong = next(expression for expression in OPERATIONS if expression != world.meaning(known))
+    harmful = Lesson(text=f"def {known}(x): return {wrong}", status="active", source="eve")
+    useful = Lesson(text=world.definition(taught), status="active", source="ana")
+    await memory.put(harmful, useful)
+    settings = "temperature = 0.0\nwithhold_rate = 0.5\nmax_tokens = 120\n"
+    policy = Policy.of({"settings.toml": settings, "prompts/system.md": world.definition(known)})
+    await memory.policies.commit(policy, reason="settings of a test", actor="test")
+    tasks = [world_task(world.task([verb], seed=seed), world) for verb in (known, taught) for seed in range(40)]
     async with Agent("react", tiny, memory=memory, sandbox=pool) as agent:
-        await run_tasks(agent, tasks, seeds=(0, 1), purpose="live", progress=lambda result: None)
+        await run_tasks(agent, tasks, purpose="live", progress=lambda result: None)
     retired = await retire_harmful(memory)
-    assert [found.item for found in retired] == [planted.id]
+    assert [found.item for found in retired] == [harmful.id]
     status = {lesson.id: lesson.status for lesson in await current_lessons(memory)}
-    assert status[planted.id] == "retired"
-    assert {status[lesson.id] for lesson in lessons} == {"active"}
-    assert (await memory.worth(lessons[0].id)).low > 0
+    assert status == {harmful.id: "retired", useful.id: "active"}
+    assert (await memory.worth(useful.id)).low > 0
