@@ -2,7 +2,7 @@
 
     python -m benchmarks.sandbox          # a table; --json prints JSON, --quick takes a quarter of the rounds
 
-The variants take turns in random order, so that what else the machine does falls on all of them alike: trust the ratios.
+The variants take turns in random order, so that what else the machine does falls on all alike: trust the ratios.
 """
 
 import argparse

@@ -188,7 +188,7 @@ def owner(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 def _ourselves() -> tuple[list[str], dict[str, str]]:
-    rooms = f"{ROOT / 'core'}:{ROOT / 'sandboxes'}"
+    rooms = ":".join([str(ROOT / "core"), str(ROOT / "sandboxes"), os.environ.get("PYTHONPATH", "")])
     return [sys.executable, str(ROOT / "tests/sandboxes/driver.py")], {
         "PYTHONPATH": rooms,
         "WHET_SANDBOX_UID": str(BOX_UID),

@@ -62,7 +62,7 @@ def _install(wanted: list[str], python: Interpreter, folder: Path) -> None:
             _pip(wanted, python, staging)
             for path in (staging, *staging.rglob("*")):
                 if not path.is_symlink():
-                    path.chmod(path.stat().st_mode | (0o555 if path.is_dir() else 0o444))
+                    path.chmod(0o755 if path.is_dir() else (path.stat().st_mode & 0o555) | 0o444)
             staging.rename(folder)
         except BaseException:
             shutil.rmtree(staging, ignore_errors=True)
