@@ -7,9 +7,10 @@ import pytest
 from whet.agents import Agent, run_tasks
 from whet.agents.tasksets.world import world_task
 from whet.core.models import Model, load_model
-from whet.core.models.tiny.world import OPERATIONS, World
+from whet.core.models.tiny.world import OPERATIONS, World, read_definitions
 from whet.core.policy import Policy
-from whet.core.records import Lesson, Task, TaskSet
+from whet.core.prompting import render_system
+from whet.core.records import Lesson, Message, Sampling, Task, TaskSet
 from whet.learners.adoption import incumbent_arm
 from whet.learners.evaluation import evaluator, measure
 from whet.learners.gate import Gate, GateConfig
@@ -70,13 +71,32 @@ async def test_what_is_learned_makes_the_embedded_model_better(
     assert scores[1].low > scores[0].high, scores
 
 
+async def misleading(model: Model, world: World) -> tuple[str, str]:
+    """Returns a verb and a false meaning that the model follows though the prompt has the true one.
+
+    Which of two definitions it follows depends on the operations, so a lesson that is merely false may do no harm.
+    """
+    for verb in world.verbs:
+        for wrong in OPERATIONS:
+            lesson = f"def {verb}(x): return {wrong}"
+            system = render_system(world.definition(verb), lessons=[lesson])
+            messages = [
+                Message(role="system", content=system),
+                Message(role="user", content=f"Write solve(x): {verb}."),
+            ]
+            answer = await model.complete(messages, sampling=Sampling(temperature=0.0))
+            if wrong != world.meaning(verb) and read_definitions(answer.text).get(verb) == wrong:
+                return verb, wrong
+    raise AssertionError("the model never follows a false lesson against its prompt")
+
+
 @pytest.mark.asyncio
 async def test_a_planted_harmful_lesson_is_found_and_a_useful_one_kept(
     memory: Memory, pool: SandboxPool, world: World, tiny: Model
 ) -> None:
     """One verb is defined in the prompt, and a lesson contradicts it; another is known from its lesson alone."""
-    known, taught = world.verbs[:2]
-    wrong = next(expression for expression in OPERATIONS if expression != world.meaning(known))
+    known, wrong = await misleading(tiny, world)
+    taught = next(verb for verb in world.verbs if verb != known)
     harmful = Lesson(text=f"def {known}(x): return {wrong}", status="active", source="eve")
     useful = Lesson(text=world.definition(taught), status="active", source="ana")
     await memory.put(harmful, useful)
