@@ -12,6 +12,7 @@ from sqlalchemy import select
 
 from whet.agents.tasksets.registry import load_tasks
 from whet.core import (
+    ConflictError,
     Execution,
     Feedback,
     Json,
@@ -19,6 +20,7 @@ from whet.core import (
     Message,
     ModelCall,
     NotFoundError,
+    Policy,
     Run,
     Step,
     Task,
@@ -247,6 +249,43 @@ async def test_bad_files_and_names_are_refused(memory: Memory, tmp_path: Path) -
     await import_file(memory.store, "openai", path)
     with pytest.raises(UserError, match=r"2 runs of format 'atif' do not fit"):
         await export_file(memory.store, "atif", path.rename(tmp_path / "in.json"))
+
+
+@pytest.mark.asyncio
+async def test_everything_goes_out_and_comes_back(memory: Memory, tmp_path: Path) -> None:
+    await _imported(memory, "atif", ATIF, tmp_path / "in.json")
+    lesson = (await memory.lessons.add(Lesson(text="Back off on 429", derived_from=("r",)))).lesson
+    await memory.lessons.approve(lesson.id, reason="ok", actor="ada")
+    await memory.policies.commit(Policy.of({"prompts/system.md": "a\n"}), reason="first", actor="ada")
+    await memory.policies.commit(Policy.of({"prompts/system.md": "b\n", "adapter": "x"}), reason="2", actor="ada")
+    await memory.policies.tag("v1", "head~1")
+    await memory.put(Run(task_id="t", agent="a", answer="long " * 3000))
+    await memory.put_blob(b"weights\xff")
+    assert await export_file(memory.store, "store", tmp_path / "one.jsonl") == 2
+    async with await Memory.open(tmp_path / "second") as second:
+        report = await import_file(second.store, "store", tmp_path / "one.jsonl")
+        assert (report.tasks, report.runs, report.lessons, report.known, report.quarantined) == (1, 2, 2, 0, ())
+        await export_file(second.store, "store", tmp_path / "two.jsonl")
+        assert await second.policies.log() == await memory.policies.log()
+        assert (await second.policies.get("v1")).text("prompts/system.md") == "a\n"
+        again = await import_file(second.store, "store", tmp_path / "two.jsonl")
+        assert (again.runs, again.digest) == (0, report.digest)
+        assert await second.audit() == []
+        await second.policies.commit(Policy(), reason="other", actor="ada")
+        with pytest.raises(ConflictError, match="empty scope"):
+            await import_file(second.store, "store", tmp_path / "one.jsonl")
+    assert sorted((tmp_path / "one.jsonl").read_bytes().splitlines()) == sorted(
+        (tmp_path / "two.jsonl").read_bytes().splitlines()
+    )
+
+
+@pytest.mark.asyncio
+async def test_bad_lines_of_a_store_are_quarantined(memory: Memory, tmp_path: Path) -> None:
+    path = tmp_path / "bad.jsonl"
+    bad = ['{"type":"blob","data":"*"}', '{"type":"record","kind":"runs","record":{}}', '{"type":"new"}', "x"]
+    path.write_text("\n".join(bad))
+    report = await import_file(memory.store, "store", path)
+    assert (report.rows, [each.row for each in report.quarantined]) == (4, [1, 2, 3, 4])
 
 
 # --- properties -----------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@
     report.tasks, report.runs, report.feedback, report.quarantined
     await export_file(memory.store, "openai", "runs.jsonl")
 
-Formats for runs: ``openai``, ``atif``, ``mini-swe``, ``ilf``.
+Formats for runs: ``openai``, ``atif``, ``mini-swe``, ``ilf``; ``store`` is everything a memory holds of its scope.
 """
 
 from whet.memory.exchange.files import FORMATS, export_file, format_named, import_file

@@ -12,15 +12,16 @@ from types import MappingProxyType
 import msgspec
 from sqlalchemy import Connection
 
-from whet.core import Json, NotFoundError, Trust, UserError, encode
+from whet.core import Json, NotFoundError, Run, Trust, UserError, encode
 from whet.memory.exchange.atif import Atif
-from whet.memory.exchange.exporting import export_documents
+from whet.memory.exchange.exporting import export_documents, records
 from whet.memory.exchange.format import Format
 from whet.memory.exchange.ilf import Ilf
 from whet.memory.exchange.importing import import_data
 from whet.memory.exchange.mini_swe import MiniSwe
 from whet.memory.exchange.openai import OpenAI
 from whet.memory.exchange.report import ImportReport, combined
+from whet.memory.exchange.whole import dump, load
 from whet.memory.store import Store
 
 __all__ = ["FORMATS", "export_file", "format_named", "import_file"]
@@ -29,6 +30,8 @@ FORMATS: Mapping[str, Callable[[], Format]] = MappingProxyType(
     {"openai": OpenAI, "atif": Atif, "mini-swe": MiniSwe, "ilf": Ilf}
 )
 """Every format for runs, by the name it goes by."""
+STORE = "store"
+"""The name of everything a memory holds, which is no format for runs."""
 
 
 def format_named(name: str) -> Format:
@@ -38,7 +41,7 @@ def format_named(name: str) -> Format:
         UserError: there is none; the message lists them.
     """
     if name not in FORMATS:
-        raise UserError(f"no format {name!r}; there is {', '.join(FORMATS)}")
+        raise UserError(f"no format {name!r}; there is {', '.join(FORMATS)} and {STORE}")
     return FORMATS[name]()
 
 
@@ -55,12 +58,15 @@ async def import_file(
 
     ``at`` (UTC milliseconds, default now) is the time of records whose document has none; ``trust`` that of people's
     words in it. Runs in which tools spoke are tainted whatever it says. Rows that cannot be read go to the table
-    ``quarantine``.
+    ``quarantine``. The format ``store`` reads what ``export_file`` wrote as ``store``.
 
     Raises:
         NotFoundError: there is no such file.
         UserError: no such format, or the file cannot be read.
     """
+    if format == STORE:
+        data = await asyncio.to_thread(_read, Path(path))
+        return await store.write(lambda connection: load(connection, store.scope, data, source=str(path), actor=actor))
     chosen = format_named(format) if isinstance(format, str) else format
     reports = []
     for file in await asyncio.to_thread(_files, Path(path), chosen):
@@ -101,16 +107,27 @@ async def export_file(
     """Writes runs to a file and returns how many; without ``run_ids``, every run that the format can hold.
 
     A format of one run a file (``atif``, ``mini-swe``) needs a folder when there are several, or a name that ends in
-    ``.jsonl``: then there is one document a line.
+    ``.jsonl``: then there is one document a line. ``store`` writes everything of the scope, whatever the ``run_ids``.
 
     Raises:
         NotFoundError: a run is not stored.
         UserError: several runs do not fit into one file, or it cannot be written.
     """
+    if format == STORE:
+        lines = await store.read(lambda connection: list(dump(connection, store.scope)))
+        await asyncio.to_thread(_write_lines, Path(path), lines)
+        return await store.read(lambda connection: len(records(connection, Run, store.scope, {})))
     chosen, target = format_named(format) if isinstance(format, str) else format, Path(path)
     documents = await store.read(lambda connection: list(export_documents(connection, store.scope, chosen, run_ids)))
     await asyncio.to_thread(_write, target, chosen, [(run.id, document) for run, document in documents])
     return len(documents)
+
+
+def _write_lines(target: Path, lines: Sequence[bytes]) -> None:
+    try:
+        target.write_bytes(b"".join(line + b"\n" for line in lines))
+    except OSError as error:
+        raise UserError(f"{str(target)!r} cannot be written: {error.strerror}") from error
 
 
 def _write(target: Path, format: Format, documents: Sequence[tuple[str, Json]]) -> None:

@@ -21,13 +21,15 @@ from whet.memory.exchange.residue import residue
 from whet.memory.kinds import kind_of
 from whet.memory.rows import write_rows
 
-__all__ = ["Importer", "import_data"]
+__all__ = ["Bad", "Importer", "import_data", "write_quarantine"]
 
 _CHUNK = 500
 
 
 @dataclass(frozen=True)
-class _Bad:
+class Bad:
+    """A row that could not be read, as it was, and why."""
+
     row: int
     data: bytes
     reason: str
@@ -42,7 +44,7 @@ class Importer:
     at: int
     trust: Trust
 
-    def read(self, data: bytes) -> Iterator[tuple[Bundle, str] | _Bad]:
+    def read(self, data: bytes) -> Iterator[tuple[Bundle, str] | Bad]:
         """Yields for each document its records and the digest of its content, or why it cannot be read."""
         seen: Counter[str] = Counter()
         for row, raw in self.format.documents(data):
@@ -52,7 +54,7 @@ class Importer:
                 seen[name] += 1
                 yield self._bundle(document, row, f"{self.format.name} {seen[name]} {name}"), name
             except UserError as error:
-                yield _Bad(row, raw, str(error))
+                yield Bad(row, raw, str(error))
 
     def _bundle(self, document: Json, row: int, identity: str) -> Bundle:
         arrival = Arrival(run_id=digest(identity)[:32], scope=self.scope, at=self.at, trust=self.trust)
@@ -99,9 +101,9 @@ def import_data(
     importer = Importer(format, scope, now_ms() if at is None else at, trust)
     good: list[Bundle] = []
     names: list[str] = []
-    bad: list[_Bad] = []
+    bad: list[Bad] = []
     for found in importer.read(data):
-        if isinstance(found, _Bad):
+        if isinstance(found, Bad):
             bad.append(found)
         else:
             good.append(found[0])
@@ -111,7 +113,7 @@ def import_data(
     records = [*tasks, *(record for bundle in new for record in bundle.records() if not isinstance(record, Task))]
     rows = [kind_of(type(record)).row(record, scope) for record in records]
     write_rows(connection, rows, actor=actor, reason=f"import {format.name}: {source}")
-    _write_quarantine(connection, scope, format.name, source, importer.at, bad)
+    write_quarantine(connection, scope, format.name, source, importer.at, bad)
     counts = Counter(type(record) for record in records)
     return ImportReport(
         format=format.name,
@@ -149,9 +151,10 @@ def _known(connection: Connection, table: Table, scope: str, ids: Iterable[str])
     return found
 
 
-def _write_quarantine(
-    connection: Connection, scope: str, format_name: str, source: str, at: int, bad: list[_Bad]
+def write_quarantine(
+    connection: Connection, scope: str, format_name: str, source: str, at: int, bad: list[Bad]
 ) -> None:
+    """Keeps rows that could not be read; those that are kept already are left alone."""
     table = schema.quarantine
     rows = {
         digest(encode([scope, format_name, source, each.row, digest(each.data)]))[:32]: {
