@@ -1,60 +1,71 @@
-"""A LangGraph graph of one's own, recorded node by node as it is, then improved from what went wrong.
+"""A LangGraph graph of one's own: recorded node by node as it is, then improved by what it goes through.
 
     python examples/langgraph_own.py                          # the small model that comes with Whet
     python examples/langgraph_own.py openai/gpt-4o-mini
 
-The graph below is plain LangGraph. It knows of Whet only its chat model, so that the same graph serves every model.
-What is learned reaches it as the system message of its `messages`.
+The graph is plain LangGraph. It asks its model through LangChain, so that the same graph serves every model. What was
+learned reaches it as the system message of its `messages`; `runtime.context` has more, here the judges of the task.
 """
 
 import asyncio
 import sys
 
-from langchain_core.messages import AIMessage
+from langchain_core.messages import HumanMessage
 from langgraph.graph import END, START, MessagesState, StateGraph
+from langgraph.runtime import Runtime
 
-from whet.agents import Agent, AgentChatModel
+from whet.agents import Agent, AgentChatModel, AgentContext
 from whet.agents.tasksets import load_tasks
 from whet.core import Budget, Step, WhetError
-from whet.learners import improve
+from whet.core.prompting import render_retry
+from whet.learners.improve import Event, improve
 from whet.memory import Memory
 
 llm = AgentChatModel()
+ATTEMPTS = 4
 
 
 async def draft(state: MessagesState) -> dict[str, object]:
-    """Asks the model."""
+    """Asks the model for an answer, with what was said about the ones before."""
     return {"messages": [await llm.ainvoke(state["messages"])]}
 
 
-def tidy(state: MessagesState) -> dict[str, object]:
-    """Takes the code out of its fence, if there is one."""
-    text = state["messages"][-1].text
-    inside = text.partition("```python\n")[2].partition("```")[0]
-    return {"messages": [AIMessage(inside or text)]}
+async def review(state: MessagesState, runtime: Runtime[AgentContext]) -> dict[str, object]:
+    """Hears what is wrong with the answer. Outside of training nobody tells, so the first answer counts."""
+    answer = state["messages"][-1].text
+    verdicts = await runtime.context.verify(str(answer))
+    critiques = await runtime.context.critique(str(answer), verdicts)
+    return {"messages": [HumanMessage(render_retry([critique.text for critique in critiques]))] if critiques else []}
 
 
-graph = StateGraph(MessagesState)
+def after_review(state: MessagesState) -> str:
+    """Goes on while the answer was rejected and attempts are left."""
+    attempts = sum(message.type == "ai" for message in state["messages"])
+    return "draft" if state["messages"][-1].type == "human" and attempts < ATTEMPTS else END
+
+
+graph = StateGraph(MessagesState, context_schema=AgentContext)
 graph.add_node("draft", draft)
-graph.add_node("tidy", tidy)
+graph.add_node("review", review)
 graph.add_edge(START, "draft")
-graph.add_edge("draft", "tidy")
-graph.add_edge("tidy", END)
+graph.add_edge("draft", "review")
+graph.add_conditional_edges("review", after_review, ["draft", END])
 
 
 async def main(model: str) -> None:
     """Runs the graph on one task and prints its steps; then lets it learn from all of them."""
-    tasks = load_tasks("world:11")
+    tasks = load_tasks("world:11?n=200&verbs=8&lengths=1-3")
     async with await Memory.open(".whet") as memory, Agent(graph, model, memory=memory, name="own") as agent:
-        async for event in agent.stream(tasks.tasks[0]):
+        async for event in agent.stream(tasks.tasks[0], purpose="train"):
             if isinstance(event, Step):
-                print(f"  {event.seq}  {event.node:<8} {type(event.body).__name__}")
-        report = await improve(agent, tasks, ["lessons"], memory=memory, budget=Budget(calls=2000))
-    for number, rate in enumerate(report.pass_rates):
-        print(f"round {number}: {rate:.0%} of the training tasks pass")
-    for promotion in report.promotions:
-        print(f"{promotion.decision}: {promotion.reason}")
-    print(f"{report.spent.calls} calls; {report.stopped}")
+                print(f"  {event.seq:>2}  {event.node:<8} {type(event.body).__name__}")
+        await improve(agent, tasks, ["lessons"], memory=memory, budget=Budget(calls=2000), on_event=tell)
+
+
+def tell(event: Event) -> None:
+    """Prints what the loop decides."""
+    if event.kind in ("round", "proposal", "decision", "stopped"):
+        print(f"{event.kind}: {event.text}")
 
 
 if __name__ == "__main__":

@@ -224,6 +224,14 @@ async def test_a_graph_of_messages_needs_nothing_else() -> None:
     assert result.answer == "system: Echo. | human: Hello"
 
 
+@pytest.mark.asyncio
+async def test_the_answer_is_what_the_model_said_last() -> None:
+    async def talk(state: MessagesState) -> dict[str, object]:
+        return {"messages": [AIMessage("first"), HumanMessage("and?"), AIMessage("last"), HumanMessage("Rejected.")]}
+
+    assert (await Agent(one_node(talk), ScriptedModel([])).arun("Hello")).answer == "last"
+
+
 class Question(TypedDict):
     question: str
     answer: str
