@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from whet.core.errors import ModelError, RefusedError, UserError
 from whet.core.models.model import Model
+from whet.core.models.tiny import blas
 from whet.core.models.tiny.episodes import KINDS, Dial, draw_episode
 from whet.core.models.tiny.llama import load_llama
 from whet.core.models.tiny.measure import PROBES, measure, wilson
@@ -138,6 +139,16 @@ def test_concurrent_calls_give_what_single_calls_give(tiny: TinyModel) -> None:
         return [completion.text for completion in await asyncio.gather(*calls)]
 
     assert asyncio.run(together()) == [tiny.answer(MESSAGES, Sampling(seed=seed)).text for seed in range(8)]
+
+
+def test_blas_threads_are_put_back() -> None:
+    controls = blas._controls()
+    if controls is None:
+        pytest.skip("NumPy's BLAS is no OpenBLAS here")
+    before = controls[0]()
+    with blas.one_blas_thread(), blas.one_blas_thread():
+        assert controls[0]() == 1
+    assert controls[0]() == before
 
 
 def test_completion_says_what_it_used(tiny: TinyModel) -> None:

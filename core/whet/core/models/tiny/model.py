@@ -18,6 +18,7 @@ from tokenizers import Tokenizer
 
 from whet.core.errors import ModelError, RefusedError, UserError
 from whet.core.models.pricing import Estimate
+from whet.core.models.tiny.blas import one_blas_thread
 from whet.core.models.tiny.llama import Array, Llama, load_llama
 from whet.core.models.tiny.tokenizer import ChatTokenizer
 from whet.core.records import Completion, Message, Sampling, ToolSpec, Usage
@@ -105,7 +106,7 @@ class TinyModel:
         if len(prompt) >= (context := self._llama.shape.context):
             raise ModelError(f"the conversation has {len(prompt)} tokens; the tiny model reads at most {context - 1}")
         started = time.monotonic()
-        with self._lock:
+        with self._lock, one_blas_thread():
             answer = self._generate(prompt, min(limit, context - len(prompt)), sampling)
         usage = Usage(
             input_tokens=len(prompt),
