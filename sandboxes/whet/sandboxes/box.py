@@ -61,7 +61,7 @@ class Box:
             self._started.adopt(self._started)
         except (SandboxError, TimeoutError) as error:
             await self._stop()
-            said = self._started.complaint() or "it said nothing"
+            said = self._started.complaint() or str(error) or f"no answer in {_BOOT:g} s"
             await self._end()
             raise SandboxError(f"the sandbox did not start: {said}") from error
         except asyncio.CancelledError:
