@@ -191,7 +191,7 @@ async def test_ctrl_c_ends_every_run_as_cancelled(tmp_path: Path) -> None:
     for _ in range(2):
         assert process.stdout.readline() == "waiting\n"
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=120)
     assert process.returncode != 0
     assert "KeyboardInterrupt" in errors
     async with await Memory.open(tmp_path / "store") as memory:
