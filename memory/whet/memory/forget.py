@@ -176,7 +176,7 @@ class _Planner:
         for table, columns in _PEOPLE.items():
             said = or_(*(table.c[name] == person for name in columns))
             for id in self._ids(table, said):
-                self.add("purge", table.name, id, f"by {person}")
+                self.add("purge", str(table.name), id, f"by {person}")
 
     def spread(self) -> None:
         """Follows runs to what belongs to them, words to their copies, and data to what was learned from it."""
@@ -200,7 +200,7 @@ class _Planner:
         for part in chunks(self._gone("runs")):
             for table in _ABOUT_RUNS:
                 for id in self._ids(table, table.c.run_id.in_(part)):
-                    self.add("purge", table.name, id, "belongs to a run that goes")
+                    self.add("purge", str(table.name), id, "belongs to a run that goes")
             for id in self._ids(schema.runs, schema.runs.c.parent_id.in_(part)):
                 self.add("purge", "runs", id, "continues a run that goes")
 

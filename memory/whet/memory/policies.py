@@ -159,7 +159,7 @@ def write_folder(policy: Policy, target: Path) -> Path:
 def read_folder(folder: Path) -> Policy:
     """Returns the policy whose files lie in a folder; raises as ``PolicyHistory.import_folder``."""
     if not folder.is_dir():
-        raise UserError(f"no folder {str(folder)!r}")
+        raise NotFoundError(f"no folder {str(folder)!r}")
     files: dict[str, str | bytes] = {}
     for path in sorted(folder.rglob("*")):
         if path.is_symlink():

@@ -2,17 +2,39 @@
 
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
+from typer.exceptions import TyperException
+from typer.main import get_command
 
 from whet.apps.cli.commands import demo, feedback, gate, index, learn, memory, policy, run, skill, store, tasks, verdict
 from whet.core.errors import WhetError
 
 __all__ = ["main"]
 
+INTERRUPTED = 130
+
+
+class Quiet(TyperGroup):
+    """The root: a broken pipe is no error here, whatever typer makes of it."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Returns what the command returns; flushes, so that a reader who has gone is noticed here."""
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # What is still buffered has to go somewhere, or Python complains at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        return result
+
+
 app = typer.Typer(
     name="whet",
+    cls=Quiet,
     help="Agents that get measurably better from feedback.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -57,29 +79,42 @@ learn.register(app)
 demo.register(app)
 
 
-def _arguments(argv: list[str]) -> list[str]:
-    """Returns the arguments with ``whet run TASK`` spelled out as ``whet run start TASK``."""
-    if "run" in argv:
-        place = argv.index("run") + 1
-        following = argv[place : place + 1]
-        if following and following[0] not in run.VERBS and following[0] not in ("-h", "--help"):
-            return [*argv[:place], "start", *argv[place:]]
-    return argv
-
-
 def main() -> None:
     """Runs the command line; exits with the code of the error that ended it."""
+    sys.exit(_run(sys.argv[1:]))
+
+
+def _run(arguments: list[str]) -> int:
+    """Returns the exit code. What the caller or the machine did wrong is one line on stderr; a defect raises."""
     try:
-        app(args=_arguments(sys.argv[1:]), prog_name="whet")
+        code = app(args=arguments, prog_name="whet", standalone_mode=False) or 0
     except WhetError as error:
-        print(f"whet: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("whet: interrupted", file=sys.stderr)
-        sys.exit(130)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+        return _say(str(error), error.exit_code)
+    except TyperException as error:
+        # Without a message the help was printed, for want of arguments.
+        message = error.format_message().rstrip(".")
+        return _say(f"{message}; see: {_path(arguments)} --help", 2) if message else 2
+    except (typer.Abort, KeyboardInterrupt):
+        code = INTERRUPTED
+    except OSError as error:
+        place = f" {error.filename!r}" if error.filename else ""
+        return _say(f"the system refused{place}: {error.strerror or error}", 1)
+    return _say("interrupted", code) if code == INTERRUPTED else int(code)
+
+
+def _say(message: str, code: int) -> int:
+    print(f"whet: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+def _path(arguments: list[str]) -> str:
+    """Returns the command that the arguments name, as far as it exists."""
+    command, path = get_command(app), ["whet"]
+    for word in arguments:
+        if isinstance(command, TyperGroup) and word in command.commands:
+            command = command.commands[word]
+            path.append(word)
+    return " ".join(path)
 
 
 if __name__ == "__main__":

@@ -10,9 +10,10 @@ from whet.core import Budget, Message, NotFoundError, Run, Task, UserError, dige
 
 if TYPE_CHECKING:
     from whet.agents import Agent
+    from whet.core.models import Model
     from whet.memory import Memory
 
-__all__ = ["Plan", "fork_run", "make_agent", "replay_run", "run_plan", "tasks_of"]
+__all__ = ["Plan", "fork_run", "make_agent", "replay_run", "resume_run", "run_plan", "tasks_of"]
 
 SPECS = ("humaneval:", "ilf:", "jsonl:", "world:")
 
@@ -31,8 +32,10 @@ class Plan:
     concurrency: int = 4
 
 
-def make_agent(memory: "Memory", *, model: str = "", graph: str = "refine", name: str | None = None) -> "Agent":
-    """Returns an agent on the project's memory.
+def make_agent(
+    memory: "Memory", *, model: "str | Model" = "", graph: str = "refine", name: str | None = None
+) -> "Agent":
+    """Returns an agent on the project's memory; its model is the settings' one where none is given.
 
     Raises:
         UserError: no such graph or model; the message lists what there is.
@@ -41,7 +44,7 @@ def make_agent(memory: "Memory", *, model: str = "", graph: str = "refine", name
 
     settings = load_settings()
     tools = (shell, python) if graph == "react" else ()
-    chosen = settings.load_model(model)
+    chosen = settings.load_model(model) if isinstance(model, str) else model
     return Agent(graph, chosen, sandbox=settings.sandbox, tools=tools, memory=memory, name=name)
 
 
@@ -75,23 +78,33 @@ async def run_plan(memory: "Memory", plan: Plan, budget: Budget) -> list[Row]:
     return await run_rows(memory, [result.run for result in results])
 
 
-async def _maker(memory: "Memory", id: str, model: str = "") -> "tuple[Run, Agent]":
-    run = await memory.get(Run, id)
-    graph = run.meta.get("graph")
-    return run, make_agent(memory, model=model or run.model, graph=str(graph or run.agent), name=run.agent)
+async def _agent_of(memory: "Memory", run: Run, model: "str | Model", graph: str) -> "Agent":
+    """Returns the agent that made a run, with this model (the settings' one where it is empty)."""
+    named = graph or str(run.meta.get("graph") or run.agent)
+    return make_agent(memory, model=model, graph=named, name=run.agent)
 
 
-async def replay_run(memory: "Memory", id: str) -> tuple[Run, Run]:
-    """Returns a recorded run and its replay, which asked no model."""
+async def replay_run(memory: "Memory", id: str, graph: str) -> tuple[Run, Run]:
+    """Returns a recorded run and its replay, which has no model to ask."""
     from whet.agents import replay
+    from whet.core.models import ScriptedModel
 
-    run, agent = await _maker(memory, id)
+    run = await memory.get(Run, id)
+    agent = await _agent_of(memory, run, ScriptedModel([], name=run.model), graph)
     return run, (await replay(agent, run.id)).run
 
 
-async def fork_run(memory: "Memory", id: str, step: int, policy: str, model: str) -> Run:
+async def fork_run(memory: "Memory", id: str, step: int, policy: str, model: str, graph: str) -> Run:
     """Returns a run that shares the record of another up to a step, and goes on live under another policy."""
     from whet.agents import fork
 
-    run, agent = await _maker(memory, id, model)
+    run = await memory.get(Run, id)
+    agent = await _agent_of(memory, run, model, graph)
     return (await fork(agent, run.id, before=step, policy=await memory.policies.get(policy))).run
+
+
+async def resume_run(memory: "Memory", id: str, answer: str | None, model: str, graph: str) -> Run:
+    """Returns a run after it went on from its checkpoint with a person's answer."""
+    run = await memory.get(Run, id)
+    agent = await _agent_of(memory, run, model, graph)
+    return (await agent.resume(run.id, answer)).run

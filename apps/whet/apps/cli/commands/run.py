@@ -1,10 +1,11 @@
 """``whet run``: run tasks; then list, show, tail, steps, messages, compare, replay, fork, export, tag, invalidate."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
+from typer.core import TyperGroup
 
 from whet.apps.cli.commands.rows import as_row, first_line, run_rows
 from whet.apps.cli.output import AsJson, Row, View, console, emit_json, listing, note
@@ -14,10 +15,11 @@ from whet.core import Critique, Feedback, Record, Run, Step, Task, Use, UserErro
 if TYPE_CHECKING:
     from whet.memory import Memory
 
-__all__ = ["VERBS", "register"]
+__all__ = ["register"]
 
 app = typer.Typer()
 RunId = Annotated[str, typer.Argument(help="Run id or prefix.")]
+Graph = Annotated[str, typer.Option(help="Where the run's graph is, when it is a file: path/file.py:graph.")]
 
 
 @app.command()
@@ -215,11 +217,11 @@ def compare(a: RunId, b: RunId) -> None:
 
 
 @app.command()
-def replay(id: RunId, json: AsJson = False) -> None:
+def replay(id: RunId, graph: Graph = "", json: AsJson = False) -> None:
     """Run a recorded run again from its record, without a model; exit code 4 when the answer differs."""
     from whet.apps.cli.workshop import replay_run
 
-    before, after = with_memory(lambda memory: replay_run(memory, id))
+    before, after = with_memory(lambda memory: replay_run(memory, id, graph))
     if json:
         emit_json({"run": before.id, "replay": after.id, "same": before.answer == after.answer, "answer": after.answer})
     else:
@@ -237,12 +239,28 @@ def fork(
     step: Annotated[int, typer.Option(help="Number of the step (seq) from which to go on.")],
     policy: Annotated[str, typer.Option(help="Policy to go on under.")] = "head",
     model: Annotated[str, typer.Option(help="Model; default: the one of whet.toml.")] = "",
+    graph: Graph = "",
     json: AsJson = False,
 ) -> None:
     """Go on from a step of a recorded run under another policy."""
     from whet.apps.cli.workshop import fork_run
 
-    run = with_memory(lambda memory: fork_run(memory, id, step, policy, model))
+    run = with_memory(lambda memory: fork_run(memory, id, step, policy, model, graph))
+    emit_json(as_row(run)) if json else print(f"{run.id}\n{run.answer or run.error or ''}")
+
+
+@app.command()
+def resume(
+    id: RunId,
+    answer: Annotated[str, typer.Argument(help="What a person answers to the question of an interrupted run.")] = "",
+    model: Annotated[str, typer.Option(help="Model; default: the one of whet.toml.")] = "",
+    graph: Graph = "",
+    json: AsJson = False,
+) -> None:
+    """Go on with a run that waits for a person's answer, from its checkpoint."""
+    from whet.apps.cli.workshop import resume_run
+
+    run = with_memory(lambda memory: resume_run(memory, id, answer or None, model, graph))
     emit_json(as_row(run)) if json else print(f"{run.id}\n{run.answer or run.error or ''}")
 
 
@@ -299,9 +317,16 @@ def invalidate(id: RunId, reason: Annotated[str, typer.Option(help="Why; kept wi
     note(f"run {id} no longer counts as evidence")
 
 
-VERBS = frozenset(command.name or command.callback.__name__ for command in app.registered_commands if command.callback)
+class StartByDefault(TyperGroup):
+    """``whet run TASK`` is ``whet run start TASK``."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Returns the arguments left, with ``start`` before what is no verb."""
+        named = not args or args[0] in self.commands or args[0] in ctx.help_option_names
+        return super().parse_args(ctx, args if named else ["start", *args])
 
 
 def register(root: typer.Typer) -> None:
     """Adds ``whet run`` to the root."""
-    root.add_typer(app, name="run", help="Run tasks; look at, replay and fork what was run.", no_args_is_help=True)
+    text = "Run tasks (whet run TASK); look at, replay and fork what was run."
+    root.add_typer(app, name="run", cls=StartByDefault, help=text, no_args_is_help=True)

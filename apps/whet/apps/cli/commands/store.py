@@ -196,7 +196,7 @@ def query(view: View, sql: Annotated[str, typer.Argument(help="A SELECT statemen
 
 def export(
     file: Annotated[Path, typer.Argument(help="File to write.")],
-    format: Annotated[str, typer.Option(help="jsonl (everything), openai, atif or mini-swe.")] = "jsonl",
+    format: Annotated[str, typer.Option(help="store (everything), openai, atif or mini-swe.")] = "store",
     run: Annotated[list[str] | None, typer.Option(help="Only this run; repeatable.")] = None,
 ) -> None:
     """Write the memory, or runs of it, to a file."""
@@ -210,7 +210,7 @@ def export(
 
 def import_(
     file: Annotated[Path, typer.Argument(help="File to read.")],
-    format: Annotated[str, typer.Option(help="openai, atif, mini-swe, ilf or jsonl (an export of whet).")],
+    format: Annotated[str, typer.Option(help="openai, atif, mini-swe, ilf, or store (an export of everything).")],
     json: AsJson = False,
 ) -> None:
     """Read runs, tasks and feedback from a file; malformed rows are quarantined with their reason."""
