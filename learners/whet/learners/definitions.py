@@ -49,12 +49,25 @@ class Case(Record, frozen=True, kw_only=True):
 
 
 class Definition(Record, frozen=True, kw_only=True):
-    """A helper and the cases whose checks it reproduces, or fails to. Tainted when only strangers wrote its text."""
+    """A helper, the case in which its text was written, and those whose checks it reproduces, or fails to.
+
+    The origin is a trusted case where there is one; the definition is as trusted as its origin.
+    """
 
     helper: Helper
+    origin: Case
     supports: tuple[Case, ...] = ()
     contradicts: tuple[Case, ...] = ()
-    trust: Trust = "trusted"
+
+    @property
+    def trust(self) -> Trust:
+        """Tainted when only strangers wrote the text."""
+        return self.origin.trust
+
+    @property
+    def evidence(self) -> tuple[str, ...]:
+        """The ids of the records that it rests on: where its text was written first, then all that support it."""
+        return tuple(dict.fromkeys(id for case in (self.origin, *self.supports) for id in case.evidence))
 
     @property
     def mentioned(self) -> bool:
@@ -115,12 +128,13 @@ class _Search:
         self._written: dict[str, dict[str, Helper]] = defaultdict(dict)
         bodies: Counter[str] = Counter()
         plain: dict[str, Helper] = {}
-        self._trusted: set[str] = set()
+        self._origin: dict[str, Case] = {}
         for case in cases:
             for name, helper in case.parts.helpers.items():
                 self._written[name][helper.source] = helper
                 self._vouched[name][helper.source] += case.passed
-                self._trusted |= {helper.body} if case.trust == "trusted" else set()
+                if helper.body not in self._origin or self._origin[helper.body].trust == "tainted":
+                    self._origin[helper.body] = case
                 if not helper.needs:
                     bodies[helper.body] += 1
                     plain[helper.body] = helper
@@ -190,7 +204,7 @@ class _Search:
         weighed = {
             name: Definition(
                 helper=helper,
-                trust="trusted" if helper.body in self._trusted else "tainted",
+                origin=self._origin[helper.body],
                 supports=tuple(c for c, s in zip(whole, shares, strict=True) if name in c.parts.helpers and s == 1.0),
                 contradicts=tuple(c for c, s in zip(whole, shares, strict=True) if name in c.parts.helpers and s < 1.0),
             )

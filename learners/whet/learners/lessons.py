@@ -109,7 +109,7 @@ def _definition_lesson(found: Definitions, definition: Definition) -> Lesson:
         task_text=prompt,
         source=NAME,
         trust=definition.trust,
-        derived_from=supports[0].evidence,
+        derived_from=tuple(dict.fromkeys((*definition.origin.evidence, *supports[0].evidence))),
         supports=tuple(dict.fromkeys(case.evidence[0] for case in supports[1:]))[:_EVIDENCE],
         contradicts=tuple(dict.fromkeys(case.evidence[0] for case in definition.contradicts))[:_EVIDENCE],
         reason=f"reproduces the checks of {definition.tasks} training tasks",

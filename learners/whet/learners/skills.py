@@ -35,7 +35,6 @@ MAX_HELPERS = 60
 MAX_DESCRIPTION = 1000
 CHECKS_PER_CASE = 2
 CASES_PER_HELPER = 2
-MAX_EVIDENCE = 200
 
 
 class SkillLearner:
@@ -191,7 +190,7 @@ def _proposal(
     usage: Usage,
     retires: tuple[str, ...],
 ) -> Proposal:
-    cases = [case for _, chosen in skills for definition in chosen.values() for case in definition.supports]
+    evidence = [id for _, chosen in skills for definition in chosen.values() for id in definition.evidence]
     names: list[Json] = [skill.name for skill, _ in skills]
     candidate = Candidate(
         policy=policy.digest,
@@ -199,7 +198,7 @@ def _proposal(
         learner=NAME,
         config={"skills": names, "helpers": sum(len(chosen) for _, chosen in skills), "retires": [*retires]},
         summary=", ".join(f"skill {skill.name} with {len(chosen)} functions" for skill, chosen in skills),
-        evidence=tuple(dict.fromkeys(id for case in cases for id in case.evidence))[:MAX_EVIDENCE],
+        evidence=tuple(dict.fromkeys(evidence)),
         usage=usage,
     )
     return Proposal(candidate=candidate, policy=policy, retires=retires)
