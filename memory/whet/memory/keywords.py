@@ -3,7 +3,8 @@
     hits = Keywords().rows(connection, scope, "sort a list in place", limit=50, statuses=("active",))
     [(row, score), …]                 # row of the table lessons, higher scores are better
 
-Common words find nothing worth finding and cost the most, so the rarest words of a query are asked for, any of them.
+Common words find nothing worth finding and cost the most, so the rarest words of a query are asked for, any of them;
+PostgreSQL, where counting is dear, is asked for the longest.
 """
 
 from collections.abc import Sequence
@@ -65,7 +66,7 @@ class Keywords:
     ) -> list[tuple[int, float]]:
         """Returns (row, score) of the lessons in force that have a word of the query, best first."""
         sqlite = connection.dialect.name == "sqlite"
-        terms = self._terms(connection, query) if sqlite else _candidates(query)
+        terms = self._terms(connection, query) if sqlite else sorted(_candidates(query), key=len)[-TERMS:]
         if not terms:
             return []
         asked = " OR ".join(f'"{term}"' for term in terms) if sqlite else " | ".join(f"'{term}'" for term in terms)
