@@ -38,7 +38,8 @@ class LessonLearner:
     """Proposes lessons: one proposal per kind, the most certain first, tainted ones apart.
 
     ``sandboxes`` is where definitions are replayed (a pool of its own unless given); ``model`` a model or its name to
-    reflect with; ``hints``: whether worked examples and rejected forms are proposed for helpers without a definition.
+    reflect with; ``hints``: whether worked examples and rejected forms are proposed for helpers without a definition,
+    in a round that finds no new definitions.
     """
 
     def __init__(
@@ -66,14 +67,14 @@ class LessonLearner:
             corrections = await corrected(view, feedback, sandboxes)
             found = await find_definitions(read_cases([*judged, *corrections]), sandboxes)
         known = await view.lessons()
-        groups = {
-            "definitions": [_definition_lesson(found, one) for one in found.known.values()],
-            "remarks": [_remark(item) for item in feedback if _is_remark(item)],
-            "hints": list(_hint_lessons(found)) if self._hints else [],
-        }
-        for kind, lessons in groups.items():
-            for proposal in _proposals(kind, lessons, known, incumbent, Usage()):
-                yield proposal
+        definitions = [_definition_lesson(found, one) for one in found.known.values()]
+        proposals = _proposals("definitions", definitions, known, incumbent, Usage())
+        if not proposals and self._hints:
+            # What is certain comes first: a hint is worth a use of the held-out set only when nothing better is new.
+            proposals = _proposals("hints", _hint_lessons(found), known, incumbent, Usage())
+        remarks = [_remark(item) for item in feedback if _is_remark(item)]
+        for proposal in (*proposals, *_proposals("remarks", remarks, known, incumbent, Usage())):
+            yield proposal
         if self._model is not None:
             lessons, usage = await self._reflect(self._model, judged, budget)
             for proposal in _proposals("reflections", lessons, known, incumbent, usage):
