@@ -31,7 +31,7 @@ from whet.memory import Memory
 __all__ = ["DemoConfig", "Report", "Row", "demonstrate"]
 
 SETTINGS = """\
-temperature = 1.0
+temperature = 0.5
 rounds = 4
 max_tokens = 160
 withhold_rate = 0.05
