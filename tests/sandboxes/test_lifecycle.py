@@ -36,6 +36,18 @@ def state() -> tuple[int, int, str]:
     return len(os.listdir("/proc/self/fd")), len(below(os.getpid())), Path("/proc/self/mounts").read_text()
 
 
+def strays(word: str) -> list[int]:
+    """Returns the processes with a word in their command line, whoever their parent is by now."""
+    return [process.pid for process in psutil.process_iter() if word in safe_cmdline(process)]
+
+
+def safe_cmdline(process: psutil.Process) -> list[str]:
+    try:
+        return list(process.cmdline())
+    except psutil.Error:
+        return []
+
+
 def gone(pids: list[int], seconds: float = 5.0) -> bool:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -65,9 +77,9 @@ async def test_two_hundred_boxes_leave_nothing() -> None:
 async def test_broken_off_creations_leave_nothing(backend: str) -> None:
     async with await opened(backend) as box:
         await box.run_python("print(1)")
-    before = state()
+    before, marked = state(), SandboxSpec(limits=Limits(work_bytes=(8 << 20) + 4096 * os.getpid(), tmp_bytes=8 << 20))
     for delay in (0.0, 0.001, 0.005, 0.01, 0.02, 0.04, 0.08):
-        task = asyncio.create_task(opened(backend))
+        task = asyncio.create_task(load_backend(backend).create(marked))
         await asyncio.sleep(delay)
         task.cancel()
         result = (await asyncio.gather(task, return_exceptions=True))[0]
@@ -76,6 +88,7 @@ async def test_broken_off_creations_leave_nothing(backend: str) -> None:
     await asyncio.sleep(0.1)
     gc.collect()
     assert state() == before
+    assert strays(str(marked.limits.work_bytes)) == []
 
 
 @pytest.mark.asyncio

@@ -4,7 +4,6 @@ import asyncio
 import hashlib
 import os
 import shlex
-import subprocess
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Self, cast
 
@@ -213,18 +212,12 @@ class Box:
         """Latches: what a lost box would have answered is never mistaken for the guest's doing."""
         self._lost = self._lost or reason
         self._channel.close()
-        self._started.process.kill()
+        self._started.kill()
         return SandboxError(f"the sandbox is lost: {self._lost}")
 
     async def _stop(self) -> None:
         self._closed = True
-        self._channel.close()  # the zygote ends, and with it everything in the box
-        process = self._started.process
-        try:
-            await asyncio.to_thread(process.wait, 5)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            await asyncio.to_thread(process.wait)
+        await asyncio.to_thread(self._started.stop, 5.0)
 
     async def _end(self) -> None:
         try:

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from whet.core.errors import SandboxError
-from whet.sandboxes.launch import Started
+from whet.sandboxes.launch import Started, process_tree
 from whet.sandboxes.sandbox import Limits
 
 __all__ = ["adopt_into_cgroup", "memory_keeper"]
@@ -42,7 +42,7 @@ def adopt_into_cgroup(started: Started, limits: Limits) -> None:
             group.mkdir()
             groups.append(group)
             _bound(group, limits)
-            for pid in _tree(started.process.pid):
+            for pid in process_tree(started.process.pid):
                 (group / "cgroup.procs").write_text(str(pid))
     except OSError as error:
         _remove(groups)
@@ -86,16 +86,6 @@ def _bound(group: Path, limits: Limits) -> None:
     for name, value in bounds.items():
         if (group / name).exists():
             (group / name).write_text(value)
-
-
-def _tree(root: int) -> list[int]:
-    found, todo = [root], [root]
-    while todo:
-        pid = todo.pop()
-        children = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-        found += children
-        todo += children
-    return found
 
 
 def _kills(groups: list[Path]) -> int:

@@ -1,9 +1,12 @@
 """Starting a zygote: the socket, the in-memory files a launcher is handed, and where its complaints go."""
 
+import contextlib
 import os
+import signal
 import socket
 import subprocess
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import msgspec
 
@@ -13,7 +16,10 @@ from whet.sandboxes.guest import program
 from whet.sandboxes.interpreter import Interpreter
 from whet.sandboxes.sandbox import Limits
 
-__all__ = ["Started", "memory_file", "start", "zygote_argv", "zygote_limits"]
+__all__ = ["Started", "memory_file", "process_tree", "start", "zygote_argv", "zygote_limits"]
+
+
+_PATIENCE = 5.0  # seconds that a box has to end by itself
 
 
 class Started(msgspec.Struct):
@@ -41,12 +47,40 @@ class Started(msgspec.Struct):
         os.close(self.said)
         self.cleanup()
 
+    def kill(self) -> None:
+        """Kills the box from the inside out, while its outermost process holds the tree together.
+
+        Bubblewrap that is killed first, before its child has its user ids, leaves that child waiting for them for ever.
+        """
+        tree = process_tree(self.process.pid) if self.process.poll() is None else []
+        for pid in reversed(tree[1:]):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.process.kill()
+
+    def stop(self, seconds: float) -> None:
+        """Closes the socket, at which a box ends by itself; kills it when it takes longer. Blocks until it is gone."""
+        self.channel.close()
+        try:
+            self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            self.process.wait()
+
     def discard(self) -> None:
         """Ends what nobody waits for any more."""
-        self.channel.close()
-        self.process.kill()
-        self.process.wait()
+        self.stop(_PATIENCE)
         self.release()
+
+
+def process_tree(root: int) -> list[int]:
+    """Returns a process and all below it, parents first."""
+    found = [root]
+    for pid in found:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            children = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+            found += [int(child) for child in children.split()]
+    return found
 
 
 def start(

@@ -4,10 +4,11 @@ The workspace is a folder of the host; ``/work`` in paths given to a sandbox mea
 name in ``$WORK``. There is no quota of the kernel: the watchdog measures the folder every quarter of a second.
 """
 
+import contextlib
 import os
 import shutil
 import tempfile
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from whet.core.errors import RefusedError
@@ -25,6 +26,7 @@ __all__ = ["LandlockBackend", "UnsafeLocalBackend"]
 _SYSTEM = ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64"]
 _ETC = ["/etc/ld.so.cache", "/etc/alternatives", "/etc/localtime", "/etc/mime.types"]
 _DEVICES = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"]
+_PREFIX = "whet-box-"
 _SPARE_PROCESSES = 256  # RLIMIT_NPROC counts by user here; the watchdog counts what is below the zygote
 
 
@@ -57,7 +59,8 @@ class UnsafeLocalBackend:
 
     def _start(self, spec: SandboxSpec, uid: int | None, python: Interpreter, packages: Path | None) -> Started:
         """Starts the zygote in a folder of its own. Runs in the owner thread."""
-        home = tempfile.mkdtemp(prefix="whet-box-")
+        _sweep()
+        home = tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-")
         try:
             for folder in (home, f"{home}/work", f"{home}/tmp"):
                 os.makedirs(folder, mode=0o700, exist_ok=True)
@@ -125,6 +128,18 @@ def _processes_of(uid: int | None) -> int:
         except OSError:
             continue  # it ended meanwhile
     return count
+
+
+@cache
+def _sweep() -> None:
+    """Removes, once per process, the folders of boxes whose owner was killed before it could."""
+    ours = {os.geteuid(), sandbox_uid()}
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*-*"):
+        owner = folder.name.removeprefix(_PREFIX).split("-")[0]
+        with contextlib.suppress(OSError):
+            mine = folder.lstat().st_uid in ours and folder.is_dir() and not folder.is_symlink()
+            if mine and owner.isdigit() and not Path("/proc", owner).exists():
+                _remove(str(folder))
 
 
 def _remove(home: str) -> None:
