@@ -151,7 +151,8 @@ async def latency(n: int, share: float) -> Row:
             queries = [" ".join(query.split()[::2]) for query in queries]
             for query in queries[:40]:
                 await memory.recall(query, k=K)
-            await asyncio.to_thread(memory.index.tidy)
+            if (work := memory.index.tidy()) is not None:
+                await asyncio.to_thread(work)
             before = time.process_time()
             times = [await timed(memory, query) for query in queries]
             cpu = (time.process_time() - before) / len(times)

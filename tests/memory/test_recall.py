@@ -79,10 +79,10 @@ async def test_a_hit_of_spelling_alone_survives(memory: Memory) -> None:
 async def test_explain_adds_up(memory: Memory) -> None:
     await memory.put(_lesson("sort a list in place", task="sort my list"), _lesson("sort by key"))
     for found in await memory.recall("sort the list in place", explain=True):
-        shares = [found.parts.get(name, 0.0) for name in ("text", "task", "keywords", "worth", "recency")]
+        shares = [found.parts.get(name, 0.0) for name in ("text_vector", "task_vector", "keywords", "worth", "recency")]
         assert found.score == pytest.approx(sum(shares))
     best = (await memory.recall("sort the list in place", explain=True))[0]
-    assert best.parts["text"] + best.parts["task"] + best.parts["keywords"] == pytest.approx(1)
+    assert sum(best.parts[name] for name in ("text_vector", "task_vector", "keywords")) == pytest.approx(1)
     assert (await memory.recall("sort the list in place"))[0].parts == {}
 
 

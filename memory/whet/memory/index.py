@@ -49,10 +49,10 @@ _STATE = text(
 class IndexReport(Record, frozen=True, kw_only=True):
     """The state of the index against the lessons of a scope.
 
-    ``backend`` is what this process searches (nothing yet: empty). ``lessons`` in force; ``pending`` of them have no
-    vectors yet; ``stale`` vectors belong to none. Looked at by ``verify`` alone: ``wrong`` vectors, in a sample, differ
-    from what the embedder gives for the text now; ``missing`` and ``extra`` are vectors that SQL has and the search has
-    not, or the other way round.
+    ``backend`` is what this process searches (``not loaded``: nothing yet). ``lessons`` in force; ``pending`` of them
+    have no vectors yet; ``stale`` vectors belong to none. Looked at by ``verify`` alone: ``wrong`` vectors, in a sample,
+    differ from what the embedder gives for the text now; ``missing`` and ``extra`` are vectors that SQL has and the
+    search has not, or the other way round.
     """
 
     embedder: str
@@ -336,7 +336,7 @@ class Index:
         texts = live.where(vectors.c.part == "text")
         n_lessons, n_vectors = connection.scalar(in_force) or 0, connection.scalar(total) or 0
         return IndexReport(
-            backend="" if self._vectors is None else self._vectors.name,
+            backend="not loaded" if self._vectors is None else self._vectors.name,
             embedder=self._get(connection, "embedder"),
             lessons=n_lessons,
             vectors=n_vectors,

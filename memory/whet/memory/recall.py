@@ -44,8 +44,8 @@ _AT_LEAST = 24
 class Recalled(Record, frozen=True, kw_only=True):
     """A lesson that was found. A score of 1 is the first hit of every ranking.
 
-    With ``explain``, ``parts`` has the shares of the score (``text``, ``task``, ``keywords``, ``worth``, ``recency``)
-    and what they follow from (``cosine_text``, ``cosine_task``, ``bm25``).
+    With ``explain``, ``parts`` has the shares of the score (``text_vector``, ``task_vector``, ``keywords``, ``worth``,
+    ``recency``) and what they follow from (``cosine_text``, ``cosine_task``, ``bm25``).
     """
 
     lesson: Lesson
@@ -153,7 +153,8 @@ class Recall:
     def _nearest(self, request: _Request, vector: Vectors | None) -> dict[str, list[tuple[int, float]]]:
         if vector is None or not vector.any():
             return {}
-        return self._index.search(vector, request.fetch, request.statuses, request.kinds)
+        found = self._index.search(vector, request.fetch, request.statuses, request.kinds)
+        return {f"{part}_vector": hits for part, hits in found.items()}
 
 
 def _share(rank: int) -> float:
@@ -171,7 +172,7 @@ def _fuse(hits: dict[str, list[tuple[int, float]]]) -> dict[int, dict[str, float
 
 
 def _raw(hits: dict[str, list[tuple[int, float]]]) -> dict[int, dict[str, float]]:
-    names = {"text": "cosine_text", "task": "cosine_task", "keywords": "bm25"}
+    names = {"text_vector": "cosine_text", "task_vector": "cosine_task", "keywords": "bm25"}
     found: dict[int, dict[str, float]] = {}
     for name, ranking in hits.items():
         for row, value in ranking:
