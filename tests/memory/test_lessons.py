@@ -114,6 +114,21 @@ async def test_a_duplicate_adds_its_evidence(memory: Memory) -> None:
 
 
 @pytest.mark.asyncio
+async def test_duplicates_that_came_in_by_other_ways_are_found(memory: Memory) -> None:
+    lessons = [
+        Lesson(text=TEXT, status="active", valid_from=1),
+        Lesson(text=f"{TEXT}!", status="active", valid_from=2),
+        Lesson(text="Cache the token until it expires", status="active", valid_from=3),
+        Lesson(text=TEXT, status="retired", valid_from=4),
+    ]
+    await memory.put(*lessons)
+    [group] = await memory.lessons.duplicates()
+    assert group == lessons[:2]
+    await memory.lessons.merge([lesson.id for lesson in group], reason="the same", actor="ada")
+    assert await memory.lessons.duplicates() == []
+
+
+@pytest.mark.asyncio
 async def test_recalled_text_is_not_taken_in_again(memory: Memory) -> None:
     lesson = await _added(memory, await _run(memory))
     run = await _run(memory, seed=1)

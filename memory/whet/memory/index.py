@@ -50,9 +50,9 @@ class IndexReport(Record, frozen=True, kw_only=True):
     """The state of the index against the lessons of a scope.
 
     ``backend`` is what this process searches (``not loaded``: nothing yet). ``lessons`` in force; ``pending`` of them
-    have no vectors yet; ``stale`` vectors belong to none. Looked at by ``verify`` alone: ``wrong`` vectors, in a sample,
-    differ from what the embedder gives for the text now; ``missing`` and ``extra`` are vectors that SQL has and the
-    search has not, or the other way round.
+    have no vectors yet; ``stale`` vectors belong to none. ``verify`` alone looks for ``wrong`` vectors, which differ
+    from what the embedder gives for the text now (in a sample), and for those that SQL has and the search has not
+    (``missing``), or the other way round (``extra``).
     """
 
     embedder: str

@@ -34,7 +34,6 @@ SAME = 0.8
 """Resemblance from which two lessons say the same thing."""
 ECHO = 0.6
 """Resemblance from which a new lesson echoes one that was shown in the runs it comes from."""
-_EVERY: tuple[LessonStatus, ...] = ("proposed", "active", "quarantined", "retired")
 
 
 class Added(Record, frozen=True, kw_only=True):
@@ -141,6 +140,10 @@ class Lessons:
 
         return await self._write(work)
 
+    async def duplicates(self, statuses: Sequence[LessonStatus] = ("active", "proposed")) -> list[list[Lesson]]:
+        """Returns groups of lessons in force that say the same, the oldest of each first; ``merge`` takes them in."""
+        return await self._store.read(lambda connection: _duplicates(connection, self._scope, statuses))
+
     async def history(self, id: str) -> list[Lesson]:
         """Returns every version of a lesson, oldest first."""
 
@@ -225,16 +228,34 @@ def _echo(connection: Connection, scope: str, lesson: Lesson, sources: Sequence[
 
 def _same(connection: Connection, scope: str, lesson: Lesson) -> Lesson | None:
     """Returns the lesson that says the same as this one."""
-    rows = Keywords().rows(connection, scope, lesson.text, limit=20, statuses=_EVERY)
+    found = _alike(connection, scope, lesson, ("proposed", "active", "quarantined"))
+    return max(found, key=lambda each: resemblance(_said(each), _said(lesson)), default=None)
+
+
+def _alike(connection: Connection, scope: str, lesson: Lesson, statuses: Sequence[LessonStatus]) -> list[Lesson]:
+    """Returns the other lessons in force that say the same."""
+    rows = Keywords().rows(connection, scope, lesson.text, limit=20, statuses=statuses)
     bodies = find_rows(connection, kind_of(Lesson), scope, Query(where={"id": _ids(connection, rows)}))
     known = [msgspec.json.decode(body, type=Lesson) for body in bodies]
-    likeness = [
-        (resemblance(_said(each), _said(lesson)), each)
-        for each in known
-        if each.valid_to is None and each.id != lesson.id and each.status != "retired"
+    others = [each for each in known if each.valid_to is None and each.id != lesson.id]
+    return [each for each in others if resemblance(_said(each), _said(lesson)) >= SAME]
+
+
+def _duplicates(connection: Connection, scope: str, statuses: Sequence[LessonStatus]) -> list[list[Lesson]]:
+    where = {"valid_to": None, "status": list(statuses)}
+    found = [
+        msgspec.json.decode(body, type=Lesson)
+        for body in find_rows(connection, kind_of(Lesson), scope, Query(where=where))
     ]
-    best = max(likeness, key=lambda pair: pair[0], default=None)
-    return best[1] if best is not None and best[0] >= SAME else None
+    groups: list[list[Lesson]] = []
+    grouped: set[str] = set()
+    for lesson in found:
+        if lesson.id not in grouped:
+            alike = [each for each in _alike(connection, scope, lesson, statuses) if each.id not in grouped]
+            group = [lesson, *sorted(alike, key=lambda each: each.valid_from)]
+            grouped |= {each.id for each in group}
+            groups += [group] if len(group) > 1 else []
+    return groups
 
 
 def _ids(connection: Connection, rows: Sequence[tuple[int, float]]) -> list[str]:

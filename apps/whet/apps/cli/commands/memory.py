@@ -291,12 +291,7 @@ def dedupe(
 
 
 async def _merge_equals(memory: "Memory", apply: bool) -> "list[list[Lesson]]":
-    from whet.core import Lesson
-
-    groups: dict[tuple[str, str], list[Lesson]] = {}
-    for lesson in await memory.find(Lesson, where={"valid_to": None, "status": "active"}):
-        groups.setdefault((" ".join(lesson.text.split()), lesson.applies_when), []).append(lesson)
-    equal = [group for group in groups.values() if len(group) > 1]
+    equal = await memory.lessons.duplicates(("active",))
     for group in equal if apply else ():
         await memory.lessons.merge([lesson.id for lesson in group], reason="they say the same", actor="cli")
     return equal
