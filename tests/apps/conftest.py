@@ -16,7 +16,10 @@ import pytest
 from whet.apps.cli.main import main
 
 MODEL = '''
-"""A model that knows one answer, and one wrong one."""
+"""A model that knows one answer, and one wrong one; and one that does not come back from the second."""
+import asyncio
+from pathlib import Path
+
 from whet.core import Completion
 
 class Knows:
@@ -25,6 +28,13 @@ class Knows:
     async def complete(self, messages, *, tools=(), sampling=None):
         asked = messages[-1].content
         return Completion(text="42" if "answer" in asked else "dunno", model=self.name)
+
+class Hangs(Knows):
+    async def complete(self, messages, *, tools=(), sampling=None):
+        if "question" in messages[-1].content and not Path("released").exists():
+            Path("asked").touch()
+            await asyncio.sleep(3600)
+        return await super().complete(messages)
 '''
 TASKS = [
     {"id": "easy", "prompt": "What is the answer?", "verifiers": [{"kind": "exact", "params": {"expected": "42"}}]},

@@ -2,6 +2,8 @@
 
 import asyncio
 import os
+import shlex
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, TypeVar
@@ -12,7 +14,7 @@ if TYPE_CHECKING:
     from whet.core.config import Settings
     from whet.memory import Memory
 
-__all__ = ["is_there", "load_settings", "memory", "run_async", "store_url", "with_memory"]
+__all__ = ["is_there", "load_settings", "memory", "run_async", "same_command", "store_url", "with_memory"]
 
 T = TypeVar("T")
 
@@ -68,3 +70,10 @@ def with_memory(work: "Callable[[Memory], Awaitable[T]]", *, read_only: bool = F
             return await work(opened)
 
     return asyncio.run(main())
+
+
+def same_command(*more: str) -> str:
+    """Returns the command line of this process with these options at its end, to be typed again."""
+    given = sys.argv[1:]
+    repeated = given[-len(more) :] == [*more] if more else False
+    return shlex.join(["whet", *given, *(() if repeated else more)])

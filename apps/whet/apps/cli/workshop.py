@@ -30,6 +30,7 @@ class Plan:
     seed: int = 0
     policy: str = "head"
     concurrency: int = 4
+    resume: bool = False
 
 
 def make_agent(
@@ -63,7 +64,7 @@ async def tasks_of(memory: "Memory", word: str) -> list[Task]:
 
 
 async def run_plan(memory: "Memory", plan: Plan, budget: Budget) -> list[Row]:
-    """Runs the plan under the budget and returns a row for each run."""
+    """Runs the plan under the budget and returns a row for each task, those included that were done before."""
     from whet.agents import run_tasks
 
     tasks = await tasks_of(memory, plan.task)
@@ -72,10 +73,19 @@ async def run_plan(memory: "Memory", plan: Plan, budget: Budget) -> list[Row]:
         raise UserError(f"no task of split {plan.split!r} in {plan.task!r}; there are train, heldout and sealed")
     agent = make_agent(memory, model=plan.model, graph=plan.graph)
     policy = await memory.policies.get(plan.policy)
+    runs = await _done(memory, agent, policy.digest, plan.seed) if plan.resume else {}
+    left = [task for task in chosen if task.id not in runs]
     results = await run_tasks(
-        agent, chosen, seeds=(plan.seed,), concurrency=plan.concurrency, budget=budget, policy=policy, purpose="live"
+        agent, left, seeds=(plan.seed,), concurrency=plan.concurrency, budget=budget, policy=policy, purpose="live"
     )
-    return await run_rows(memory, [result.run for result in results])
+    runs |= {result.run.task_id: result.run for result in results}
+    return await run_rows(memory, [runs[task.id] for task in chosen])
+
+
+async def _done(memory: "Memory", agent: "Agent", policy: str, seed: int) -> dict[str, Run]:
+    """Returns the newest finished live run of every task, by this agent under this policy and seed."""
+    same = {"agent": agent.name, "model": agent.model.name, "policy": policy, "purpose": "live", "status": "done"}
+    return {run.task_id: run for run in await memory.find(Run, where=same) if run.seed == seed}
 
 
 async def _agent_of(memory: "Memory", run: Run, model: "str | Model", graph: str) -> "Agent":

@@ -1,12 +1,15 @@
 """``whet learn`` and ``whet improve``: from memory to proposals, through the gate, to a better agent."""
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from whet.apps.cli.commands.rows import as_row
 from whet.apps.cli.output import AsJson, View, console, emit_json, note
-from whet.apps.cli.session import load_settings, with_memory
+from whet.apps.cli.session import load_settings, same_command, with_memory
 from whet.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -93,17 +96,18 @@ def improve(
 
     async def work(memory: "Memory") -> "ImproveReport":
         agent = make_agent(memory, model=model, graph=graph)
-        return await loop(
-            agent,
-            task_set,
-            learners.split(","),
-            memory=memory,
-            gate=gate,
-            config=config,
-            on_event=tell,
-            budget=await _resumed(memory, budget, resume),
-            resume=resume,
-        )
+        async with _way_back(memory):
+            return await loop(
+                agent,
+                task_set,
+                learners.split(","),
+                memory=memory,
+                gate=gate,
+                config=config,
+                on_event=tell,
+                budget=await _resumed(memory, budget, resume),
+                resume=resume,
+            )
 
     report = with_memory(work)
     if json:
@@ -115,6 +119,20 @@ def improve(
         f"{report.stopped}; {report.spent.calls} model calls; "
         f"go on with: whet improve {tasks} --resume {report.job_id[:16]}"
     )
+
+
+@asynccontextmanager
+async def _way_back(memory: "Memory") -> AsyncIterator[None]:
+    """Says how to go on when the loop is interrupted."""
+    from whet.core import Job
+
+    try:
+        yield
+    except asyncio.CancelledError:
+        for job in await memory.find(Job, where={"kind": "improve"}, newest_first=True, limit=1):
+            again = same_command("--resume", job.id)
+            note(f"what was done stays done; go on with: {again}")
+        raise
 
 
 async def _resumed(memory: "Memory", budget: "Budget", job: str | None) -> "Budget":

@@ -33,7 +33,7 @@ def latest(verdicts: Iterable[Verdict]) -> dict[str, Verdict]:
 
 
 async def run_rows(memory: "Memory", runs: Sequence[Run]) -> list[Row]:
-    """Returns a row for each run, with the outcome and score of its newest verdict."""
+    """Returns a row for each run, with the outcome, score and detail of its newest verdict."""
     verdicts = latest(await memory.find(Verdict, where={"run_id": [run.id for run in runs]})) if runs else {}
     rows: list[Row] = []
     for run in runs:
@@ -41,6 +41,7 @@ async def run_rows(memory: "Memory", runs: Sequence[Run]) -> list[Row]:
         row = as_row(run)
         row["outcome"] = verdict.outcome if verdict else None
         row["score"] = verdict.score if verdict else None
+        row["detail"] = verdict.detail if verdict else None
         row["micro_dollars"] = run.usage.micro_dollars
         row["tokens"] = run.usage.input_tokens + run.usage.output_tokens
         rows.append(row)

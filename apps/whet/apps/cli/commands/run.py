@@ -1,5 +1,7 @@
 """``whet run``: run tasks; then list, show, tail, steps, messages, compare, replay, fork, export, tag, invalidate."""
 
+import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,7 +11,7 @@ from typer.core import TyperGroup
 
 from whet.apps.cli.commands.rows import as_row, first_line, run_rows
 from whet.apps.cli.output import AsJson, Row, View, console, emit_json, listing, note
-from whet.apps.cli.session import load_settings, with_memory
+from whet.apps.cli.session import load_settings, same_command, with_memory
 from whet.core import Critique, Feedback, Record, Run, Step, Task, Use, UserError, Verdict
 
 if TYPE_CHECKING:
@@ -37,26 +39,59 @@ def start(
     calls: Annotated[int | None, typer.Option(help="Budget: model calls.")] = None,
     dollars: Annotated[float | None, typer.Option(help="Budget: dollars.")] = None,
     seconds: Annotated[float | None, typer.Option(help="Budget: seconds.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Leave out the tasks that are done already.")] = False,
     json: AsJson = False,
 ) -> None:
-    """Run an agent on a task, a task set or a prompt, and record everything."""
+    """Run an agent on a task, a task set or a prompt, and record everything; Ctrl-C stops, --resume goes on."""
     from whet.apps.cli.workshop import Plan, run_plan
 
     micro_dollars = None if dollars is None else round(dollars * 1e6)
     budget = load_settings().new_budget(calls=calls, micro_dollars=micro_dollars, seconds=seconds)
     plan = Plan(
-        task=task, model=model, graph=graph, split=split, limit=limit, seed=seed, policy=policy, concurrency=concurrency
+        task=task,
+        model=model,
+        graph=graph,
+        split=split,
+        limit=limit,
+        seed=seed,
+        policy=policy,
+        concurrency=concurrency,
+        resume=resume,
     )
-    rows = with_memory(lambda memory: run_plan(memory, plan, budget))
-    if json:
-        emit_json({"runs": rows})
-        return
+
+    async def work(memory: "Memory") -> list[Row]:
+        try:
+            return await run_plan(memory, plan, budget)
+        except asyncio.CancelledError:
+            note(f"what was recorded stays; go on with: {same_command('--resume')}")
+            raise
+
+    rows = with_memory(work)
+    emit_json({"runs": rows}) if json else _print_runs(rows)
+    _end(rows)
+
+
+def _print_runs(rows: Sequence[Row]) -> None:
     View(limit=None).show(rows, ("id", "task_id", "status", "outcome", "score", "tokens", "error"))
     if len(rows) == 1:
         print(rows[0]["answer"] or "")
     judged = [row for row in rows if row["outcome"] in ("pass", "fail")]
     passed = sum(row["outcome"] == "pass" for row in judged)
     note(f"{passed} of {len(judged)} judged runs pass" if judged else f"{len(rows)} runs, none judged by a verifier")
+
+
+def _end(rows: Sequence[Row]) -> None:
+    """Ends with code 1 when a run failed, 4 when a verifier could not judge; a wrong answer is no error."""
+    failed = [row for row in rows if row["status"] in ("failed", "cancelled")]
+    unjudged = [row for row in rows if row["outcome"] == "infra_error"]
+    if failed:
+        note(
+            f"whet: {len(failed)} of {len(rows)} runs {failed[0]['status']}: {first_line(str(failed[0]['error']), 300)}"
+        )
+    elif unjudged:
+        note(f"whet: {len(unjudged)} of {len(rows)} runs could not be judged: {unjudged[0]['detail']}")
+    if failed or unjudged:
+        raise typer.Exit(1 if failed else 4)
 
 
 @app.command("list")
@@ -181,7 +216,6 @@ def tail(
     number: Annotated[int, typer.Option("-n", help="How many to begin with.")] = 10,
 ) -> None:
     """Print runs as they end."""
-    import asyncio
 
     async def work(memory: "Memory") -> None:
         seen: set[str] = set()
