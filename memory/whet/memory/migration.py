@@ -47,6 +47,7 @@ def migrate(database: Database, *, read_only: bool = False) -> None:
     if found == REVISION:
         return
     if read_only:
+        database.transact(_refuse_later, write=False)
         raise RefusedError(
             f"the store {database.address.name!r} is at revision {found!r}, this version of whet reads {REVISION!r}; "
             "open it once for writing to bring it up to date, e.g. with: whet init"
@@ -61,17 +62,21 @@ def upgrade(connection: Connection, to: str = REVISION) -> None:
         RefusedError: the tables are of a revision that this version of Whet does not know.
     """
     from alembic import command
+
+    _refuse_later(connection)
+    command.upgrade(_config(connection), to)
+
+
+def _refuse_later(connection: Connection) -> None:
     from alembic.script import ScriptDirectory
 
-    config = _config(connection)
     found = revision(connection)
-    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+    known = {script.revision for script in ScriptDirectory.from_config(_config(connection)).walk_revisions()}
     if found is not None and found not in known:
         raise RefusedError(
             f"the store is at revision {found!r}, written by a later version of whet than this one ({REVISION!r}); "
             "upgrade with: pip install --upgrade whet"
         )
-    command.upgrade(config, to)
 
 
 def downgrade(connection: Connection, to: str) -> None:
