@@ -25,10 +25,11 @@ from whet.learners.replay import Trial, replay
 __all__ = ["Case", "Definition", "Definitions", "find_definitions"]
 
 MAX_BODIES = 64
-MAX_CASES = 4
+MAX_CASES = 6
 MAX_ROUNDS = 6
 MAX_EXAMPLES = 3
-TOLERATED = 0.2
+AGREED = 0.8
+TOLERATED = 0.4
 
 
 class Case(Record, frozen=True, kw_only=True):
@@ -184,11 +185,16 @@ class _Search:
     def _choose(self, name: str, cases: Sequence[Case], scores: Sequence[tuple[int, Helper]]) -> Helper | None:
         """Returns the hypothesis that reproduces most cases; none where chance could have chosen.
 
+        Some cases may fail it, for an answer may have put its helpers together wrongly; then it has to reproduce two
+        at least, and twice as many as any other.
         Hypotheses that reproduce the same checks are told apart by the answers that passed with them. Where that does
         not tell either, any of them will do if the checks were on the helper alone; else the matter stays open.
         """
-        most = max((held for held, _ in scores), default=0)
+        ranked = sorted((held for held, _ in scores), reverse=True)
+        most, next_most = (*ranked, 0, 0)[:2]
         if not most or most < (1 - TOLERATED) * len(cases):
+            return None
+        if most < AGREED * len(cases) and (most < 2 or next_most > most / 2):
             return None
         best = [helper for held, helper in scores if held == most]
         vouched = [helper for helper in best if self._vouched[name][helper.source]]
@@ -201,12 +207,16 @@ class _Search:
         shares = await replay(
             self.sandboxes, [Trial(sources=_sources(case, self.known), checks=case.checks) for case in whole]
         )
+        held = [case for case, share in zip(whole, shares, strict=True) if share == 1.0]
+        # Where one answer to a task reproduces its checks, another that does not is put together wrongly.
+        explained = {case.task_id for case in held}
+        failed = [case for case in whole if case.task_id not in explained]
         weighed = {
             name: Definition(
                 helper=helper,
                 origin=self._origin[helper.body],
-                supports=tuple(c for c, s in zip(whole, shares, strict=True) if name in c.parts.helpers and s == 1.0),
-                contradicts=tuple(c for c, s in zip(whole, shares, strict=True) if name in c.parts.helpers and s < 1.0),
+                supports=tuple(case for case in held if name in case.parts.helpers),
+                contradicts=tuple(case for case in failed if name in case.parts.helpers),
             )
             for name, helper in self.known.items()
         }

@@ -49,7 +49,7 @@ class Parts(Record, frozen=True, kw_only=True):
 
 
 def dissect(source: str, entry_point: str) -> Parts | None:
-    """Returns the parts of a program; ``None`` where it does not parse or has no such entry point.
+    """Returns the parts of a program; ``None`` where it does not parse, or has no entry point that could run.
 
     Helpers that take in anything but built-ins, imports and other helpers are left out: they would not work elsewhere.
     """
@@ -66,6 +66,8 @@ def dissect(source: str, entry_point: str) -> Parts | None:
     entry = found.pop(entry_point)
     usable = {name: helper for name, helper in found.items() if helper.source and set(helper.needs) <= known}
     reached = _reached(entry, usable)
+    if not set(entry.needs) <= known:
+        return None
     return Parts(
         entry=entry,
         helpers={name: usable[name] for name in usable if name in reached},
