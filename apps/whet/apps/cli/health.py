@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Finding", "examine"]
 
-EXTRAS = {"chroma": "chromadb", "postgres": "asyncpg", "sandbox": "pyseccomp", "server": "fastapi", "weights": "torch"}
+EXTRAS = {"chroma": "chromadb", "postgres": "asyncpg", "server": "fastapi", "weights": "torch"}
 
 
 class Finding(Record, frozen=True, kw_only=True):
