@@ -13,7 +13,7 @@ import msgspec
 
 from whet.agents import Agent, run_tasks
 from whet.agents.tasksets import load_tasks
-from whet.core import Budget, Policy, Promotion, Record, Task, TaskSet
+from whet.core import Budget, Lesson, Policy, Promotion, Record, Task, TaskSet
 from whet.core.models import load_model
 from whet.learners import (
     Event,
@@ -64,9 +64,11 @@ class Row(Record, frozen=True, kw_only=True):
 
 
 class Report(Record, frozen=True, kw_only=True):
-    """What the demonstration found, stage by stage."""
+    """What the demonstration found, stage by stage, and what it left: ids of lessons, names of skills."""
 
     rows: tuple[Row, ...]
+    lessons: tuple[str, ...] = ()
+    skills: tuple[str, ...] = ()
 
 
 async def demonstrate(memory: Memory, config: DemoConfig, tell: Callable[[Event], None]) -> Report:
@@ -85,7 +87,11 @@ async def demonstrate(memory: Memory, config: DemoConfig, tell: Callable[[Event]
         if not config.learners:
             await stages.practise()
             await stages.measure("after practice alone")
-    return Report(rows=tuple(stages.rows))
+    lessons = await memory.find(Lesson, where={"kind": "lesson", "valid_to": None})
+    skills = (await memory.policies.head()).skill_names()
+    return Report(
+        rows=tuple(stages.rows), lessons=tuple(dict.fromkeys(lesson.id for lesson in lessons)), skills=tuple(skills)
+    )
 
 
 class _Stages:

@@ -40,7 +40,13 @@ def demo(
         emit_json(report)
         return
     _print(report)
-    note("look further:  whet policy log  ·  whet memory list  ·  whet policy blame skills/NAME/SKILL.md")
+    note("look further:\n  whet policy log")
+    for command, names in (
+        ("whet memory why {}", report.lessons),
+        ("whet policy blame skills/{}/SKILL.md", report.skills),
+    ):
+        if names:
+            note("  " + command.format(names[-1]))
 
 
 def _print(report: "Report") -> None:
