@@ -95,6 +95,26 @@ async def test_a_lucky_composition_is_not_believed(memory: Memory, pool: Sandbox
 
 
 @pytest.mark.asyncio
+async def test_an_answer_that_is_put_together_wrongly_does_not_stand_in_the_way(
+    memory: Memory, pool: SandboxPool
+) -> None:
+    """Three tasks with an unknown helper; one answer forgot a step. The right body reproduces two, no other does."""
+    sort, guess = "def blick(x): return sorted(x)", "def zorp(x): return x[1:]"
+    other = "def tidy(x): return x[::-1]"  # the body that the unknown helper turns out to have
+    answers = {
+        "1": (f"{sort}\ndef solve(x): return blick(x)", ("[2, 1]", "[1, 2]")),
+        "2": (f"{sort}\n{guess}\ndef solve(x): return zorp(blick(x))", ("[3, 1, 2]", "[3, 2, 1]")),
+        "3": (f"{sort}\n{guess}\ndef solve(x): return zorp(blick(x))", ("[5, 1, 4, 2]", "[5, 4, 2, 1]")),
+        "4": (f"{guess}\ndef solve(x): return zorp(x)", ("[3, 1, 2, 4]", "[4, 3, 2, 1]")),
+        "5": (f"{other}\ndef solve(x): return tidy(x)", ("[1, 2]", "[2, 1]")),
+    }
+    for id, (answer, (given, expected)) in answers.items():
+        await memory.put(plain(id), *judged(plain(id), answer, [(f"solve({given})", expected, id in "15")]))
+    (proposal,) = await proposals(LessonLearner(pool, hints=False), memory)
+    assert {lesson.text for lesson in proposal.lessons} == {sort, other, "def zorp(x): return x[::-1]"}
+
+
+@pytest.mark.asyncio
 async def test_helpers_of_any_shape_are_learned_with_what_they_need(memory: Memory, pool: SandboxPool) -> None:
     answer = (
         "import math\n\ndef area(r):\n    half = math.pi * r\n    return half * r\n\n"
