@@ -5,7 +5,8 @@ setup:
 	@bash .ci/setup
 
 demo: setup
-	@.venv/bin/whet demo
+	@rm -rf .whet-demo
+	@.venv/bin/whet --home .whet-demo demo
 
 test: setup
 	@.venv/bin/python -m pytest $(ARGS)

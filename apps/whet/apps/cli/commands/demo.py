@@ -1,5 +1,8 @@
 """``whet demo``: the main loop on the embedded model, with a table at the end."""
 
+import os
+import shutil
+import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -40,13 +43,19 @@ def demo(
         emit_json(report)
         return
     _print(report)
-    note("look further:\n  whet policy log")
-    for command, names in (
-        ("whet memory why {}", report.lessons),
-        ("whet policy blame skills/{}/SKILL.md", report.skills),
-    ):
-        if names:
-            note("  " + command.format(names[-1]))
+    _print_next(report)
+
+
+def _print_next(report: "Report") -> None:
+    """Prints three commands that can be pasted as they are."""
+    home = load_settings().home
+    program = "whet" if shutil.which("whet") else os.path.relpath(sys.argv[0])
+    whet = program if str(home) == ".whet" else f"{program} --home {home}"
+    note(f"look further:\n  {whet} policy log")
+    if report.lessons:
+        note(f"  {whet} memory why {report.lessons[-1]}")
+    if report.skills:
+        note(f"  {whet} policy blame skills/{report.skills[-1]}/SKILL.md")
 
 
 def _print(report: "Report") -> None:
