@@ -18,7 +18,7 @@ from whet.agents import Agent, AgentChatModel, AgentContext
 from whet.agents.tasksets import load_tasks
 from whet.core import Budget, Step, WhetError
 from whet.core.prompting import render_retry
-from whet.learners.improve import Event, improve
+from whet.learners.improve import ImproveConfig, improve
 from whet.memory import Memory
 
 llm = AgentChatModel()
@@ -59,13 +59,12 @@ async def main(model: str) -> None:
         async for event in agent.stream(tasks.tasks[0], purpose="train"):
             if isinstance(event, Step):
                 print(f"  {event.seq:>2}  {event.node:<8} {type(event.body).__name__}")
-        await improve(agent, tasks, ["lessons"], memory=memory, budget=Budget(calls=2000), on_event=tell)
-
-
-def tell(event: Event) -> None:
-    """Prints what the loop decides."""
-    if event.kind in ("round", "proposal", "decision", "stopped"):
-        print(f"{event.kind}: {event.text}")
+        once = ImproveConfig(rounds=1)
+        report = await improve(agent, tasks, ["lessons"], memory=memory, budget=Budget(calls=2000), config=once)
+    for found in report.promotions:
+        gain = "" if found.mean is None else f"{found.mean:+.0%} on {found.n} held-out pairs, "
+        print(f"{found.decision}: {gain}{found.reason}")
+    print(f"{report.spent.calls} calls. Look further: whet memory list, whet run list, whet policy log")
 
 
 if __name__ == "__main__":
