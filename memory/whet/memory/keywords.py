@@ -18,14 +18,16 @@ __all__ = ["Keywords"]
 
 TERMS = 16
 """Words of a query that are looked for."""
-POSTINGS = 3000
+POSTINGS = 2000
 """Entries of the index that a query may touch; its rarest words are taken until they have that many."""
 
 _SQLITE = """
-    SELECT f.rowid AS row, -bm25(lessons_fts, 1.0, 1.5, 1.0) AS score
-    FROM lessons_fts AS f JOIN lessons AS l ON l.row = f.rowid
-    WHERE lessons_fts MATCH :query AND l.scope = :scope AND l.valid_to IS NULL AND l.status IN :statuses{kinds}
-    ORDER BY score DESC LIMIT :limit
+    SELECT f.row, f.score FROM (
+        SELECT rowid AS row, -bm25(lessons_fts, 1.0, 1.5, 1.0) AS score
+        FROM lessons_fts WHERE lessons_fts MATCH :query ORDER BY score DESC LIMIT :wide
+    ) AS f JOIN lessons AS l ON l.row = f.row
+    WHERE l.scope = :scope AND l.valid_to IS NULL AND l.status IN :statuses{kinds}
+    ORDER BY f.score DESC LIMIT :limit
 """
 _POSTGRESQL = """
     SELECT l.row AS row, ts_rank_cd(to_tsvector('english', l.text || ' ' || l.applies_when || ' ' || l.task_text), q, 1)
@@ -38,6 +40,7 @@ _POSTGRESQL = """
 _COUNT = f"(SELECT count(*) FROM (SELECT 1 FROM lessons_fts WHERE lessons_fts MATCH :t{{}} LIMIT {POSTINGS + 1}))"
 _REMEMBERED = 20_000
 _MOST_COUNTED = 64
+_WIDER = 8
 
 
 @cache
@@ -73,7 +76,12 @@ class Keywords:
         values: dict[str, object] = {"query": asked, "scope": scope, "limit": limit, "statuses": list(statuses)}
         if kinds is not None:
             values["kinds"] = list(kinds)
-        found = connection.execute(_statement(sqlite, kinds is not None), values)
+        # Looking up a lesson costs more than scoring it, so first the best are looked up whoever they belong to. Where
+        # too few of them are wanted ones, all are.
+        for wide in (_WIDER * limit, -1) if sqlite else (-1,):
+            found = connection.execute(_statement(sqlite, kinds is not None), {**values, "wide": wide}).all()
+            if len(found) >= limit:
+                break
         return [(row, float(score)) for row, score in found]
 
     def _terms(self, connection: Connection, query: str) -> list[str]:

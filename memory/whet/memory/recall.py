@@ -37,7 +37,7 @@ RECENT = 0.1
 RELEVANCE = 0.8
 """How much relevance counts against being unlike what was chosen already."""
 _RANKINGS = 3
-_FETCH = 5
+_FETCH = 4
 _AT_LEAST = 24
 
 

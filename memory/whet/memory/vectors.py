@@ -24,7 +24,7 @@ LISTS_FROM = 10_000
 """Rows from which lists pay: below, the exact product takes less than a millisecond."""
 ASKED_FROM = 16
 """Queries after which a table is worth a build; a one-shot command never pays for one."""
-PROBES = 16
+PROBES = 12
 _LABELS = 127
 """Labels are from 0 to this."""
 _GONE = -1
