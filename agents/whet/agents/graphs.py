@@ -41,7 +41,7 @@ class Graph:
     ``enter`` makes the graph's input of a task and the system message; without it the graph needs a ``messages``
     channel (system message and task as LangChain messages) or one channel of text; an entrypoint of the functional API
     gets the text. ``leave`` makes the answer of the
-    final state; without it that is ``answer``, or what the model said last. ``context`` is what the graph's nodes
+    final state; without it that is ``answer``, or the last message that is no person's. ``context`` is what the graph's nodes
     get as ``runtime.context`` where its context schema is not ``AgentContext``. A ``native`` graph (a pattern) takes
     Whet's own messages.
     """
@@ -99,7 +99,7 @@ class Graph:
             [message for message in messages if isinstance(message, BaseMessage)] if isinstance(messages, list) else []
         )
         if said:
-            return str(next((message for message in reversed(said) if message.type == "ai"), said[-1]).text)
+            return str(next((message for message in reversed(said) if message.type != "human"), said[-1]).text)
         raise UserError(
             f"graph {self.name!r} ended with {', '.join(map(str, found)) or 'nothing'}: no 'answer' and no 'messages'; "
             "say where the answer is with adapt(graph, leave=lambda state: …)"
