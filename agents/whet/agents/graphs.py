@@ -40,10 +40,9 @@ class Graph:
 
     ``enter`` makes the graph's input of a task and the system message; without it the graph needs a ``messages``
     channel (system message and task as LangChain messages) or one channel of text; an entrypoint of the functional API
-    gets the text. ``leave`` makes the answer of the
-    final state; without it that is ``answer``, or the last message that is no person's. ``context`` is what the graph's nodes
-    get as ``runtime.context`` where its context schema is not ``AgentContext``. A ``native`` graph (a pattern) takes
-    Whet's own messages.
+    gets the text. ``leave`` makes the answer of the final state; without it that is ``answer``, or the last message
+    that is no person's. ``context`` is what the graph's nodes get as ``runtime.context`` where its context schema is
+    not ``AgentContext``. A ``native`` graph (a pattern) takes Whet's own messages.
     """
 
     name: str
