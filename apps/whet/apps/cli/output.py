@@ -27,7 +27,7 @@ from whet.core.wire import decode, encode
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["AsJson", "Row", "View", "console", "emit_json", "listing", "note", "parse_since"]
+__all__ = ["AsJson", "Row", "View", "console", "emit_json", "is_time", "listing", "note", "parse_since"]
 
 SCHEMA = 1
 Row = Mapping[str, object]
@@ -44,19 +44,12 @@ _OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
 }
 PROSE = ("text", "reason", "detail", "description", "prompt", "applies_when", "error", "summary")
 EXPENDABLE = (
-    "value",
-    "version",
-    "source",
-    "policy",
-    "incumbent",
-    "actor",
-    "model",
-    "at",
-    "started_at",
-    "agent",
-    "score",
+    *("value", "version", "source", "incumbent", "actor", "model", "policy", "started_at"),
+    *("at", "agent", "score", "recency", "task_id", "verifier"),
 )
-IDS = ("id", "policy", "incumbent")
+IDS = ("id", "key", "policy", "incumbent")
+MIN_PROSE = 14
+MAX_PROSE = 60
 _UNITS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
 
 
@@ -119,7 +112,7 @@ class View:
             self._print_plain(chosen, self.fields or (tuple(chosen[0]) if chosen else tuple(columns)))
         elif chosen:
             shown = self.fields or (*columns, *(wide if self.output == "wide" else ()))
-            _print_table(chosen, shown)
+            _print_table(chosen, shown, whole=self.output == "wide")
 
     def _chosen(self, rows: Sequence[Row]) -> list[Row]:
         chosen = [row for row in rows if all(_matches(row, condition) for condition in self.where)]
@@ -180,46 +173,68 @@ def _like(value: object, literal: str) -> object:
     return type(value)(literal) if isinstance(value, int | float) else literal
 
 
+def is_time(name: str) -> bool:
+    """Returns whether a field of this name holds UTC milliseconds."""
+    return name == "at" or name.endswith(("_at", "_from", "_to"))
+
+
 def _cell(name: str, value: object) -> str:
     if value is None:
         return ""
-    if isinstance(value, int) and (name == "at" or name.endswith(("_at", "_from", "_to"))):
-        return datetime.fromtimestamp(value / 1000, UTC).strftime("%m-%d %H:%M:%S")
+    if isinstance(value, int) and is_time(name):
+        return datetime.fromtimestamp(value / 1000, UTC).strftime("%m-%d %H:%M")
     if isinstance(value, float):
         return f"{value:.3g}"
     if isinstance(value, list | dict):
-        return encode(value).decode()
+        return encode(value).decode() if value else ""
     text = " ".join(str(value).split())
     return text[:16] if name in IDS or name.endswith("_id") else text
 
 
-def _print_table(rows: Sequence[Row], names: Sequence[str]) -> None:
+def _print_table(rows: Sequence[Row], names: Sequence[str], *, whole: bool) -> None:
+    """Prints a table that fits the terminal; or ``whole``, however wide that is."""
+    from rich.cells import cell_len
     from rich.table import Table
     from rich.text import Text
 
+    terminal = console()
     cells = [[_cell(name, row.get(name)) for name in names] for row in rows]
-    names, cells = _affordable(names, cells, console().width)
+    if not whole:
+        names, cells = _affordable(names, cells, terminal.width)
     titles = [name.removesuffix("_at").replace("_", " ") for name in names]
-    widths = [max(map(len, column)) for column in zip(titles, *cells, strict=True)]
+    widths = [max(map(cell_len, column)) for column in zip(titles, *cells, strict=True)]
+    if whole:
+        widths = [min(width, MAX_PROSE) if name in PROSE else width for name, width in zip(names, widths, strict=True)]
+        terminal.width = max(terminal.width, sum(widths) + 2 * len(widths))
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for title, width in zip(titles, _fitted(names, widths, console().width), strict=True):
+    for title, width in zip(titles, _fitted(names, widths, terminal.width), strict=True):
         table.add_column(title, no_wrap=True, overflow="ellipsis", width=width)
     for line in cells:
         table.add_row(*(Text(cell, style=_style(cell)) for cell in line))
-    terminal = console()
     if sys.stdout.isatty() and len(rows) + 2 > terminal.height:
         with terminal.pager(styles=True):
-            terminal.print(table)
+            terminal.print(table, crop=False)
     else:
-        terminal.print(table)
+        terminal.print(table, crop=False)
 
 
 def _affordable(names: Sequence[str], cells: list[list[str]], total: int) -> tuple[list[str], list[list[str]]]:
-    """Returns names and cells without the columns that a narrow terminal has no room for."""
+    """Returns names and cells without the columns that a narrow terminal has no room for, empty ones first."""
+
+    from rich.cells import cell_len
+
+    def fits(kept: Sequence[int]) -> bool:
+        taken = 0
+        for n in kept:
+            widest = max(cell_len(names[n]), *(cell_len(line[n]) for line in cells))
+            taken += 2 + (min(widest, MIN_PROSE) if names[n] in PROSE else widest)
+        return taken <= total
+
     kept = list(range(len(names)))
+    if not fits(kept):
+        kept = [n for n in kept if names[n] == "id" or any(line[n] for line in cells)]
     for expendable in EXPENDABLE:
-        widths = [10 if names[n] in PROSE else max(len(names[n]), *(len(line[n]) for line in cells)) for n in kept]
-        if sum(widths) + 2 * len(kept) <= total:
+        if fits(kept):
             break
         kept = [n for n in kept if names[n] != expendable]
     return [names[n] for n in kept], [[line[n] for n in kept] for line in cells]
@@ -231,7 +246,7 @@ def _fitted(names: Sequence[str], widths: Sequence[int], total: int) -> list[int
     left = total - 2 * len(names) - sum(width for number, width in enumerate(widths) if number not in prose)
     fitted = list(widths)
     for rank, number in enumerate(prose):
-        share = max(left // (len(prose) - rank), 10)
+        share = max(left // (len(prose) - rank), MIN_PROSE)
         fitted[number] = min(widths[number], share)
         left -= fitted[number]
     return fitted

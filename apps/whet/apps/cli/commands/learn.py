@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from whet.apps.cli.commands.rows import as_row
+from whet.apps.cli.commands.rows import as_row, first_line
 from whet.apps.cli.output import AsJson, View, console, emit_json, note
 from whet.apps.cli.session import load_settings, same_command, with_memory
 from whet.core.errors import UserError
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["register", "tell"]
 
+SHOWN = 10
 Calls = Annotated[int | None, typer.Option(help="Budget: model calls.")]
 Dollars = Annotated[float | None, typer.Option(help="Budget: dollars.")]
 Seconds = Annotated[float | None, typer.Option(help="Budget: seconds.")]
@@ -54,8 +55,10 @@ def learn(
         return
     for proposal in proposals:
         print(f"{proposal.candidate.id}  {proposal.candidate.summary}")
-        for lesson in proposal.lessons:
-            print(f"    {lesson.kind:<9} {lesson.text.splitlines()[0]}")
+        for lesson in proposal.lessons[:SHOWN]:
+            print(f"    {lesson.kind:<9} {first_line(lesson.text)}")
+        if len(proposal.lessons) > SHOWN:
+            print(f"    … and {len(proposal.lessons) - SHOWN} more; all of them with --json")
     note(f"{len(proposals)} proposals" + (", nothing kept" if dry_run else "; decide on them with: whet improve TASKS"))
 
 

@@ -11,6 +11,8 @@ from whet.apps.cli.session import with_memory
 from whet.core.errors import UserError
 
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from whet.core import Lesson
     from whet.memory import Memory
     from whet.memory.forget import ForgetPlan
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from whet.memory.purge import ForgetReport
 
 app = typer.Typer()
+RAW = ("cosine_text", "cosine_task", "bm25")
 LessonId = Annotated[str, typer.Argument(help="Lesson id or prefix.")]
 Reason = Annotated[str, typer.Option(help="Why; kept with the change.")]
 
@@ -65,9 +68,9 @@ def search(
         row = {**as_row(item.lesson), "score": item.score}
         rows.append({**row, **item.parts} if explain else row)
     parts = tuple(dict.fromkeys(name for item in found for name in item.parts)) if explain else ()
-    view.show(
-        rows, ("id", "score", *parts, "kind", "status", "text"), ("applies_when", "source"), empty="nothing found"
-    )
+    raw = tuple(name for name in parts if name in RAW)
+    columns = tuple(name for name in parts if name not in RAW) if explain else ("kind", "status")
+    view.show(rows, ("id", "score", *columns, "text"), (*raw, "applies_when", "source"), empty="nothing found")
 
 
 @app.command()
@@ -78,24 +81,29 @@ def why(id: LessonId, json: AsJson = False) -> None:
 
 
 def _print_why(explanation: "Why") -> None:
-    from rich.text import Text
     from rich.tree import Tree
 
     lesson, worth = explanation.lesson, explanation.worth
-    title = f'{lesson.id} v{lesson.version} {lesson.kind}  "{first_line(lesson.text)}"  {lesson.status}'
-    tree = Tree(Text(f"{title}  by {lesson.source or 'hand'}" + (f": {lesson.reason}" if lesson.reason else "")))
+    made = f"{lesson.status}, by {lesson.source or 'hand'}" + (f": {lesson.reason}" if lesson.reason else "")
+    print(f"{lesson.id} v{lesson.version} {lesson.kind}")
+    tree = Tree(_line(f'"{first_line(lesson.text)}"'))
+    tree.add(_line(f"status       {made}"))
     for source in explanation.sources:
         judged = ", ".join(f"{v.outcome} {v.verifier} {v.score:.2f}" for v in source.verdicts[:2])
         more = f" and {len(source.verdicts) - 2} more" if len(source.verdicts) > 2 else ""
-        label = (
-            f"{source.relation.replace('_', ' '):<12} {source.kind} {source.id[:16]}  {source.label}  {judged}{more}"
-        )
-        tree.add(Text(" ".join(label.split(" ")).rstrip()))
+        label = f"{source.relation.replace('_', ' '):<12} {source.kind.removesuffix('s')} {source.id[:16]}  {source.label}  {judged}{more}"
+        tree.add(_line(label.rstrip()))
     measured = (
         "not measured yet" if worth.mean is None else f"{worth.mean:+.0%} (95 % {worth.low:+.0%} … {worth.high:+.0%})"
     )
-    tree.add(Text(f"worth        {measured}, shown in {worth.n_shown} judged runs, withheld in {worth.n_withheld}"))
+    tree.add(_line(f"worth        {measured}, shown in {worth.n_shown} judged runs, withheld in {worth.n_withheld}"))
     console().print(tree)
+
+
+def _line(text: str) -> "Text":
+    from rich.text import Text
+
+    return Text(text, no_wrap=True, overflow="ellipsis")
 
 
 @app.command("used-by")

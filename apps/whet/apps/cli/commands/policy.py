@@ -42,7 +42,8 @@ def show(ref: Ref = "head", json: AsJson = False) -> None:
         )
         return
     terminal = console()
-    terminal.print(f"policy {policy.digest[:12]}  {len(policy.files)} files", style="bold")
+    count = len(policy.files)
+    terminal.print(f"policy {policy.digest[:12]}  {count} file{'' if count == 1 else 's'}", style="bold")
     for path in sorted(policy.files):
         terminal.print(Rule(path, align="left", style="dim"))
         terminal.print(policy.files[path].decode(errors="replace").rstrip(), markup=False)
@@ -58,7 +59,7 @@ def diff(
     text = with_memory(lambda memory: memory.policies.diff(older, newer), read_only=True)
     terminal = console()
     if terminal.is_terminal:
-        terminal.print(Syntax(text, "diff", background_color="default"))
+        terminal.print(Syntax(text.rstrip(), "diff", background_color="default"))
     else:
         print(text, end="" if text.endswith("\n") else "\n")
 

@@ -149,30 +149,46 @@ def _print_story(story: Story) -> None:
 
     run, terminal = story.run, console()
     policy = run.policy[:12] or "-"
+
+    def cut(line: str) -> str:
+        return line if len(line) <= terminal.width else line[: terminal.width - 1] + "…"
+
     print(f"run {run.id}  {run.status}  {run.agent} on {run.model or '-'}  policy {policy}  {run.purpose}")
     for title, text in (("task", story.prompt), ("answer", run.answer), ("error", run.error)):
         if text:
             terminal.print(Panel(Text(text), title=title, title_align="left", border_style="dim"))
     for verdict in story.verdicts:
         attempt = f"attempt {verdict.repetition}" if verdict.repetition else "final answer"
-        print(f"verdict   {attempt:<13} {verdict.outcome} {verdict.score:.2f}  {first_line(verdict.detail)}")
+        judged = f"{verdict.outcome} {verdict.score:.2f}  {verdict.verifier}  {first_line(verdict.detail)}".rstrip()
+        print(f"verdict   {attempt:<13} {judged}")
         for check in [check for check in verdict.checks if not check.passed][:3]:
-            print(f"          ✗ {check.call or check.name}: got {check.got}, expected {check.expected}")
+            print(cut(f"          ✗ {check.call or check.name}: got {check.got}, expected {check.expected}"))
     for critique in story.critiques:
-        print(f"critique  {critique.source}: {first_line(critique.text)}")
+        print(cut(f"critique  {critique.source}: {first_line(critique.text)}"))
     for item in story.feedback:
-        print(f"feedback  {item.kind} by {item.source}: {first_line(item.text)}")
+        said = first_line(item.text) if item.value is None else f"{item.value:.2f} {first_line(item.text)}"
+        print(cut(f"feedback  {item.kind} by {item.source}: {said}"))
     for kind in ("shown", "withheld", "adopted"):
         if items := [use.item[:24] for use in story.uses if use.kind == kind]:
             print(f"{kind:<9} {' '.join(items)}")
 
 
-def _step_row(step: Step) -> Row:
+def _step_row(step: Step, began: int, said: dict[str, str]) -> Row:
     body = as_row(step.body)
     kind = str(body.pop("kind"))
     completion = body.get("completion")
-    text = completion["text"] if isinstance(completion, dict) else body.get("content") or body.get("error") or ""
-    return {**as_row(step), "kind": kind, "text": first_line(str(text))}
+    about = body.get("verdict_id") or body.get("critique_id")
+    told = completion["text"] if isinstance(completion, dict) else said.get(str(about)) or body.get("content")
+    text = first_line(str(told or body.get("command") or body.get("error") or ""))
+    return {**as_row(step), "kind": kind, "seconds": (step.at - began) / 1000, "text": text}
+
+
+async def _said(memory: "Memory", run: Run) -> dict[str, str]:
+    """Returns what the verdicts and critiques of a run say, by their ids."""
+    verdicts = await memory.find(Verdict, where={"run_id": run.id})
+    critiques = await memory.find(Critique, where={"run_id": run.id})
+    said = {item.id: f"{item.outcome} {item.score:.2f} {item.verifier} {item.detail}".rstrip() for item in verdicts}
+    return said | {item.id: item.text for item in critiques}
 
 
 async def _steps(memory: "Memory", id: str) -> tuple[Run, list[Step]]:
@@ -184,8 +200,18 @@ async def _steps(memory: "Memory", id: str) -> tuple[Run, list[Step]]:
 @listing
 def steps(view: View, id: RunId) -> None:
     """List a run's steps in order."""
-    _, found = with_memory(lambda memory: _steps(memory, id), read_only=True)
-    view.show([_step_row(step) for step in found], ("seq", "at", "node", "kind", "text"), ("id", "parent_id"))
+
+    async def work(memory: "Memory") -> list[Row]:
+        run, found = await _steps(memory, id)
+        said = await _said(memory, run)
+        return [_step_row(step, found[0].at, said) for step in found]
+
+    view.show(
+        with_memory(work, read_only=True),
+        ("seq", "seconds", "node", "kind", "text"),
+        ("id", "parent_id"),
+        empty="the run has no steps",
+    )
 
 
 @app.command()
@@ -224,7 +250,7 @@ def tail(
             ended = [run for run in reversed(newest) if run.status != "running" and run.id not in seen]
             for row in await run_rows(memory, ended):
                 print(
-                    f"{str(row['id'])[:12]}  {row['status']:<11} {row['outcome'] or '-':<6} {row['task_id']}",
+                    f"{str(row['id'])[:16]}  {row['status']:<11} {row['outcome'] or '-':<6} {row['task_id']}",
                     flush=True,
                 )
             seen.update(run.id for run in ended)

@@ -1,13 +1,14 @@
-"""Commands about the whole store: init, status, doctor, stats, log, show, undo, query, export, import, completion."""
+"""Commands about the whole store: init, status, config, doctor, stats, log, show, undo, query, export, import."""
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from whet.apps.cli.commands.rows import as_row
-from whet.apps.cli.output import AsJson, Row, View, console, emit_json, listing, note
+from whet.apps.cli.output import AsJson, Row, View, console, emit_json, is_time, listing, note
 from whet.apps.cli.session import load_settings, memory, run_async, with_memory
 from whet.core.errors import NotFoundError, UserError
 from whet.core.records import Json, Record
@@ -36,7 +37,7 @@ def print_record(record: Record, *, json: bool) -> None:
     for name, value in row.items():
         if value in (None, "", [], {}):
             continue
-        shown = value if isinstance(value, str) else _pretty(value)
+        shown = _shown(name, value)
         if "\n" in shown:
             terminal.print(f"{name}:", style="bold")
             print("    " + shown.replace("\n", "\n    "))
@@ -45,9 +46,16 @@ def print_record(record: Record, *, json: bool) -> None:
             print(shown)
 
 
-def _pretty(value: Json) -> str:
+def _shown(name: str, value: Json) -> str:
+    """Returns a field for a person: text as it is, times in UTC, the rest as JSON, indented where it is long."""
     import msgspec
 
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int) and is_time(name):
+        return datetime.fromtimestamp(value / 1000, UTC).isoformat(" ", "milliseconds")
+    if isinstance(value, float):
+        return f"{value:.6g}"
     text = msgspec.json.encode(value)
     return (text if len(text) < 100 else msgspec.json.format(text, indent=2)).decode()
 
@@ -97,6 +105,12 @@ def status(json: AsJson = False) -> None:
         print(f"{name.replace('_', ' '):<14} {value or '-'}")
     assert isinstance(counts, dict)
     print(f"{'records':<14} {', '.join(f'{number} {name}' for name, number in counts.items() if number) or 'none'}")
+
+
+@listing
+def config(view: View) -> None:
+    """List the settings in force, and where each comes from: default, whet.toml or a variable WHET_…."""
+    view.show([as_row(setting) for setting in load_settings().describe()], ("name", "value", "source"))
 
 
 def doctor(json: AsJson = False) -> None:
@@ -241,6 +255,6 @@ def completion(shell: Annotated[str, typer.Argument(help="bash, zsh or fish.")])
 
 def register(app: typer.Typer) -> None:
     """Adds these commands to the root."""
-    for command in (init, status, doctor, stats, log, show, undo, query, export, completion):
+    for command in (init, status, config, doctor, stats, log, show, undo, query, export, completion):
         app.command()(command)
     app.command("import")(import_)
