@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import select
 
@@ -349,19 +349,16 @@ def _round_trip(name: str, document: Json) -> None:
     assert same(written, msgspec.json.decode(encode(document)))
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(chats)
 def test_any_chat_comes_back(document: Json) -> None:
     _round_trip("openai", document)
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(trajectories)
 def test_any_atif_comes_back(document: Json) -> None:
     _round_trip("atif", document)
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(
     swe
     | st.builds(lambda messages, info: {"messages": messages, "info": info, "x": 1}, swe, st.just({"submission": "d"}))

@@ -64,7 +64,7 @@ def test_embedding_is_deterministic_and_of_unit_length(texts: Sequence[str]) -> 
 # --- the table ------------------------------------------------------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 2), st.booleans()), max_size=30), st.integers(1, 12))
 def test_a_table_finds_what_a_full_scan_finds(changes: list[tuple[int, int, bool]], k: int) -> None:
     vectors, table, kept = _vectors(len(changes), dims=8), VectorTable(8), dict[int, tuple[int, Vectors]]()
