@@ -215,6 +215,15 @@ async def test_nothing_unknown_and_no_reason(memory: Memory) -> None:
         await memory.forget(await memory.forget_plan(person="ada"), " ")
 
 
+@pytest.mark.asyncio
+async def test_what_cannot_be_searched_for_is_not_called_proved(tmp_path: Path) -> None:
+    async with await Memory.open(tmp_path) as memory:
+        await memory.put(Feedback(kind="comment", source="web", person="ada", text="no"))
+        report = await memory.forget(await memory.forget_plan(person="ada"), "asked")
+        assert (report.purged, report.left, report.proved) == ({"feedback": 1}, (), False)
+        assert "nothing to search for" in report.note
+
+
 def test_marks_are_pieces_that_json_leaves_alone() -> None:
     marks = marks_of(['He said "this is quite a long piece of text"\nand then another line, long enough'])
     assert marks

@@ -222,6 +222,8 @@ async def forget(store: Store, plan: ForgetPlan, *, reason: str, actor: str, ind
         raise UserError("forgetting needs a reason; it is all that the change log will say")
     moved = await store.write(lambda connection: apply_plan(connection, store.scope, plan, reason, actor))
     notes = [await asyncio.to_thread(clean_files, store.address), await asyncio.to_thread(_drop_index, index, plan)]
+    if plan.texts and not plan.marks:
+        notes.append("every piece of the text is short or said elsewhere too, so there was nothing to search for")
     searched, left = await store.read(lambda connection: prove(connection, store.address, plan))
     return ForgetReport(
         purged=plan.counts(),
