@@ -73,6 +73,7 @@ def _statement() -> Select[str, str, int, float]:
             uses.c.item.in_(bindparam("items", expanding=True)),
             uses.c.kind.in_(("shown", "withheld")),
             verdicts.c.outcome.in_(("pass", "fail")),
+            verdicts.c.repetition == 0,  # the run's answer; the others judged attempts on the way
             func.coalesce(runs.c.purpose, "") != "gate",
         )
         .group_by(uses.c.item, uses.c.kind, uses.c.run_id)
