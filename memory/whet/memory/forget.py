@@ -220,7 +220,7 @@ class _Planner:
         runs = read(self.connection, Run, self.scope, "id", self._gone("runs"))
         steps = read(self.connection, Step, self.scope, "id", self._gone("steps"))
         told = [run.answer or "" for run in runs] + [text for step in steps for text in spoken(step.body)]
-        self.texts |= dict.fromkeys(text for text in [*self._own, *told] if text.strip())
+        self.texts |= dict.fromkeys(text for text in [*said, *told] if text.strip())
 
     def _copies(self) -> None:
         """Records that hold a whole text that somebody said about a run, wherever they are in this scope."""
