@@ -4,7 +4,8 @@
 
 A graph of 20 nodes in a row that do next to nothing runs many times: bare, with LangGraph's savers, and with Whet's
 recorder and checkpointer. ``run`` is the time of the graph itself; ``durable`` includes the wait at its end until
-everything is on the disk (LangGraph's own savers are done when the graph is); ``CPU`` is that of all threads until then.
+everything is on the disk (LangGraph's own savers are done when the graph is); ``CPU`` is that of all threads until
+then.
 """
 
 import argparse
