@@ -13,8 +13,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from whet.agents.replaying import fork, replay
-
     from whet.agents.agent import Agent, as_task
     from whet.agents.batch import run_tasks
     from whet.agents.chat import AgentChatModel
@@ -22,6 +20,7 @@ if TYPE_CHECKING:
     from whet.agents.graphs import Graph, adapt
     from whet.agents.knobs import Knob, Pattern, pattern
     from whet.agents.recording import GraphRecorder, record_graph
+    from whet.agents.replaying import fork, replay
     from whet.agents.runtime import AgentContext, current_context
     from whet.agents.tools import python, shell, tool
     from whet.agents.trace import ListRecorder, Recorder, Trace
