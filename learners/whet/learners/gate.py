@@ -125,7 +125,9 @@ class Gate:
         ledger = ledger or CountingLedger()
         comparison = _Comparison(self.config, candidate, incumbent, evaluate, budget or Budget())
         if not comparison.plan(tasks, await ledger.uses(tasks) + 1):
-            reason = f"{len(tasks)} held-out tasks cannot give enough evidence at use {comparison.use} of the set"
+            reason = (
+                f"{len(tasks)} held-out tasks cannot give enough evidence at use {comparison.use} of them; add tasks"
+            )
             return comparison.promotion("insufficient_evidence", reason, candidate_id)
         comparison.plan(tasks, await ledger.spend(tasks, candidate.policy.digest))
         decision, reason = await comparison.run(on_progress)
