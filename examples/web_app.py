@@ -3,8 +3,8 @@
     pip install 'whet[server]'
     python examples/web_app.py          # then open http://127.0.0.1:8000
 
-Every answer is a recorded run; its id comes back with the answer, and feedback names it. `whet learn lessons` turns the
-corrections into lessons, which the next answers recall.
+Every answer is a recorded run; its id comes back with the answer, and feedback names it. `whet learn lessons` makes
+lessons of the corrections, `whet memory review` lists them; the next answers recall what `whet memory accept` lets in.
 """
 
 import os

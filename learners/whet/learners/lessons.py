@@ -5,13 +5,16 @@
         print(proposal.lessons[0].text)            # def zorp(x): return x[::-1]
 
 Without a model a lesson is a helper function that reproduces the checks of several training tasks (or of one that
-checks it alone), a remark of a person, or, for a helper nobody got right yet, its worked examples and rejected forms.
+checks it alone), a person's remark, or correction that nothing can execute, or, for a helper nobody got right yet, its
+worked examples and rejected forms.
 With a model, it is asked what a competent colleague would want to know next time (Reflexion, Shinn et al. 2023).
 Every lesson names the runs, verdicts and feedback it comes from; what strangers wrote makes a tainted proposal.
 """
 
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
+
+import msgspec
 
 from whet.core.budget import Budget
 from whet.core.models import Budgeted, Model, load_model
@@ -73,11 +76,14 @@ class LessonLearner:
             # What is certain comes first: a hint is worth a use of the held-out set only when nothing better is new.
             proposals = _proposals("hints", _hint_lessons(found), known, incumbent, Usage())
         remarks = [_remark(item) for item in feedback if _is_remark(item)]
-        for proposal in (*proposals, *_proposals("remarks", remarks, known, incumbent, Usage())):
+        cases = [lesson for item in feedback if (lesson := await _case_lesson(view, item)) is not None]
+        for kind, lessons in (("corrections", cases), ("remarks", remarks)):
+            proposals += _proposals(kind, lessons, known, incumbent, Usage())
+        for proposal in proposals:
             yield proposal
         if self._model is not None:
-            lessons, usage = await self._reflect(self._model, judged, budget)
-            for proposal in _proposals("reflections", lessons, known, incumbent, usage):
+            reflections, usage = await self._reflect(self._model, judged, budget)
+            for proposal in _proposals("reflections", reflections, known, incumbent, usage):
                 yield proposal
 
     def _pool(self) -> "AbstractAsyncContextManager[FreshSandboxes]":
@@ -153,6 +159,21 @@ def _remark(item: Feedback) -> Lesson:
         trust=item.trust,
         derived_from=tuple(id for id in (item.id, item.run_id) if id),
         reason="said by a person",
+    )
+
+
+async def _case_lesson(view: TrainMemory, item: Feedback) -> Lesson | None:
+    """Returns a correction that nothing can execute as a case: what a person would have answered to that task."""
+    if item.kind != "correction" or not item.text.strip() or len(item.text) > MAX_TEXT:
+        return None
+    task_id = (await view.run(item.run_id)).task_id if item.run_id else item.task_id
+    task = await view.task(task_id) if task_id else None
+    if task is None or task.verifiers:
+        return None
+    lesson = _remark(item)
+    when = item.applies_when or f"a task such as: {task.prompt[:_QUOTED]}"
+    return msgspec.structs.replace(
+        lesson, kind="case", applies_when=when, task_text=task.prompt, reason="corrected by a person"
     )
 
 

@@ -91,8 +91,8 @@ def _print_why(explanation: "Why") -> None:
     for source in explanation.sources:
         judged = ", ".join(f"{v.outcome} {v.verifier} {v.score:.2f}" for v in source.verdicts[:2])
         more = f" and {len(source.verdicts) - 2} more" if len(source.verdicts) > 2 else ""
-        label = f"{source.relation.replace('_', ' '):<12} {source.kind.removesuffix('s')} {source.id[:16]}  {source.label}  {judged}{more}"
-        tree.add(_line(label.rstrip()))
+        relation, kind = source.relation.replace("_", " "), source.kind.removesuffix("s")
+        tree.add(_line(f"{relation:<12} {kind} {source.id[:16]}  {source.label}  {judged}{more}".rstrip()))
     measured = (
         "not measured yet" if worth.mean is None else f"{worth.mean:+.0%} (95 % {worth.low:+.0%} … {worth.high:+.0%})"
     )
