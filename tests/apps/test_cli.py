@@ -1,6 +1,8 @@
 """The command line: what it prints where, its exit codes, and that bad input costs one line and nothing else."""
 
 import json
+import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -190,13 +192,6 @@ def test_learners_are_listed_and_propose_nothing_from_nothing(ran: Whet) -> None
     assert ran("learn", "lessons", "--dry-run", "--json").json["proposals"] == []
 
 
-def test_tables_fit_the_terminal(ran: Whet) -> None:
-    for columns in ("80", "200"):
-        lines = ran("run", "list", COLUMNS=columns).out.splitlines()
-        assert max(map(len, lines)) <= 200
-        assert len(lines) == 3
-
-
 def test_tasks_are_validated_without_a_model(whet: Whet) -> None:
     report = whet("tasks", "validate", "world:7?n=4", "--json", WHET_MODEL="nonsense:x").json
     assert (report["tasks"], report["reference_passes"], report["empty_passes"]) == (4, 4, 0)
@@ -208,3 +203,63 @@ def test_the_doctor_boots_the_sandbox(whet: Whet) -> None:
     assert checks["sandbox"]
     assert checks["store"]
     assert checks["model"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("rnu", "list"), "did you mean 'run'"),
+        (("run", "list", "--nope"), "whet run list --help"),
+        (("run", "jsonl:tasks.jsonl", "--limit", "x"), "whet run --help"),
+        (("memory", "search"), "whet memory search --help"),
+        (("policy", "unknown"), "whet policy --help"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_wrong_usage_is_one_line_that_names_the_help(unchanged: Whet, arguments: tuple[str, ...], says: str) -> None:
+    result = unchanged(*arguments, code=2)
+    assert one_line(result.err)
+    assert says in result.err.lower()
+    assert result.out == ""
+
+
+def test_options_come_from_the_environment(unchanged: Whet) -> None:
+    assert len(unchanged("run", "list", "-o", "id", WHET_RUN_LIST_LIMIT="1").out.split()) == 1
+
+
+def test_settings_are_listed_with_where_they_come_from(unchanged: Whet) -> None:
+    rows = {row["name"]: row for row in unchanged("config", "--json").json["items"]}
+    assert (rows["model"]["value"], rows["model"]["source"]) == ("models:Knows", "WHET_MODEL")
+    assert rows["sandbox"]["source"] == "default"
+
+
+@pytest.mark.parametrize("columns", ["80", "200"])
+def test_no_table_breaks_a_line_or_cuts_an_id(unchanged: Whet, columns: str) -> None:
+    for arguments in (("run", "list"), ("verdict", "list"), ("log",), ("stats",)):
+        names = unchanged(*arguments, "-o", "jsonl").out.splitlines()
+        lines = unchanged(*arguments, COLUMNS=columns).out.splitlines()
+        assert len(lines) == len(names) + 1
+        assert all(len(line) <= int(columns) for line in lines)
+        assert all("…" not in line.split()[0] for line in lines)
+
+
+def test_everything_is_exported_and_imported(unchanged: Whet, tmp_path: Path) -> None:
+    file, home = str(tmp_path / "all.jsonl"), str(tmp_path / "copy")
+    unchanged("export", file)
+    unchanged("import", file, "--format", "store", WHET_HOME=home)
+    mine, theirs = unchanged("status", "--json").json, unchanged("status", "--json", WHET_HOME=home).json
+    assert theirs["records"] == mine["records"]
+    assert unchanged("run", "list", "-o", "jsonl", WHET_HOME=home).out == unchanged("run", "list", "-o", "jsonl").out
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_is_a_script_of_that_shell(whet: Whet, shell: str) -> None:
+    script = whet("completion", shell).out
+    assert "_WHET_COMPLETE" in script
+    if (program := shutil.which(shell)) is not None:
+        assert subprocess.run([program, "-n"], input=script, text=True, check=False).returncode == 0
+
+
+def test_completion_knows_nouns_and_verbs(whet: Whet) -> None:
+    asked = {"_WHET_COMPLETE": "complete_bash", "COMP_WORDS": "whet memory se", "COMP_CWORD": "2"}
+    assert whet(**asked).out.split() == ["search"]

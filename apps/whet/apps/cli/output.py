@@ -11,6 +11,7 @@ import functools
 import inspect
 import io
 import operator
+import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -54,11 +55,16 @@ _UNITS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800
 
 
 def console(*, stderr: bool = False) -> "Console":
-    """Returns a console on stdout (or stderr); plain and unwrapped where that is no terminal."""
+    """Returns a console on stdout or stderr; where that is no terminal: plain, ``COLUMNS`` or 200 columns wide."""
     from rich.console import Console
 
     stream = sys.stderr if stderr else sys.stdout
-    return Console(stderr=stderr, width=None if stream.isatty() else 200, highlight=False, soft_wrap=False)
+    return Console(
+        stderr=stderr,
+        width=None if stream.isatty() or "COLUMNS" in os.environ else 200,
+        highlight=False,
+        soft_wrap=False,
+    )
 
 
 def note(message: str) -> None:

@@ -131,18 +131,18 @@ def doctor(json: AsJson = False) -> None:
         raise typer.Exit(4)
 
 
-def stats(json: AsJson = False) -> None:
+@listing
+def stats(view: View) -> None:
     """Show runs, pass rates and cost, by purpose and model."""
     from whet.apps.cli.commands.rows import run_rows
     from whet.core import Run
 
     async def work(memory: "Memory") -> list[Row]:
-        return await run_rows(memory, await memory.find(Run))
+        return await run_rows(memory, await memory.find(Run, since=view.since))
 
     rows = _summaries(with_memory(work, read_only=True))
-    View(output="json" if json else "table", limit=None).show(
-        rows, ("purpose", "model", "runs", "judged", "pass_rate", "tokens", "dollars"), empty="no run yet"
-    )
+    columns = ("purpose", "model", "runs", "judged", "pass_rate", "tokens", "dollars")
+    view.show(rows, columns, empty="no run yet; start one with: whet run world:7 --limit 5")
 
 
 def _summaries(rows: Sequence[Row]) -> list[Row]:
