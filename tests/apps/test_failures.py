@@ -102,6 +102,7 @@ def test_a_locked_database_is_a_conflict_and_reading_goes_on(ran: Whet, tmp_path
         other.execute("BEGIN IMMEDIATE")
         result = ran("policy", "tag", "mine", code=5, WHET_STORE=f"{store}?timeout=0.2")
         assert len(ran("run", "list", "-o", "id", WHET_STORE=store).out.split()) == 2
+        ran("memory", "search", "anything", WHET_STORE=f"{store}?timeout=0.2")
     assert one_line(result.err)
     assert "locked" in result.err
     ran("policy", "tag", "mine")

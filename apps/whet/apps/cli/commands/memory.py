@@ -61,7 +61,8 @@ def search(
 ) -> None:
     """Find lessons by words and by likeness; agents recall the active ones of these."""
     found = with_memory(
-        lambda memory: memory.recall(query, k=view.limit or 50, statuses=("active", "proposed"), explain=explain)
+        lambda memory: memory.recall(query, k=view.limit or 50, statuses=("active", "proposed"), explain=explain),
+        read_only=True,
     )
     rows = []
     for item in found:

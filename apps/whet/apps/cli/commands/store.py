@@ -219,7 +219,7 @@ def export(
     if file.exists():
         raise UserError(f"{str(file)!r} exists; name another file")
     count = with_memory(lambda memory: export_file(memory.store, format, file, run_ids=run), read_only=True)
-    note(f"wrote {count} records to {file}")
+    note(f"wrote {'everything, with ' if format == 'store' else ''}{count} runs to {file}")
 
 
 def import_(
