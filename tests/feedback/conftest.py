@@ -4,15 +4,10 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
-from hypothesis import settings
 
 from whet.core import Json, RefusedError, Run, Task, Verdict, VerifierSpec
 from whet.feedback import load_verifier
 from whet.sandboxes import SandboxPool
-
-# The first example pays for imports, and the machine may be busy: time says nothing about these properties.
-settings.register_profile("whet", deadline=None)
-settings.load_profile("whet")
 
 Judge = Callable[..., Awaitable[Verdict]]
 

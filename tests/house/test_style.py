@@ -31,8 +31,11 @@ def test_there_are_files() -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_functions_are_short_and_modules_say_what_they_are(path: Path) -> None:
-    too_long = [f"{node.name} ({node.end_lineno - node.lineno + 1} lines)" for node in functions(path)
-                if node.end_lineno is not None and node.end_lineno - node.lineno + 1 > LONGEST]
+    too_long = [
+        f"{node.name} ({node.end_lineno - node.lineno + 1} lines)"
+        for node in functions(path)
+        if node.end_lineno is not None and node.end_lineno - node.lineno + 1 > LONGEST
+    ]
     assert not too_long
     assert ast.get_docstring(ast.parse(path.read_text())), "a module begins with its contract in a sentence"
 

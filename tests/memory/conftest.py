@@ -11,14 +11,9 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from hypothesis import HealthCheck, settings
 from sqlalchemy import make_url
 
 from whet.memory import Memory
-
-# How long an example takes says nothing on a busy machine.
-settings.register_profile("whet", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("whet")
 
 _EMPTY = """
     DO $$ DECLARE names text; BEGIN
