@@ -1,13 +1,17 @@
 """``whet policy``: log, show, diff, blame, tag, rollback, commit, export, import, watch."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from whet.apps.cli.commands.rows import as_row
 from whet.apps.cli.output import AsJson, View, console, emit_json, listing, note
 from whet.apps.cli.session import with_memory
+
+if TYPE_CHECKING:
+    from whet.core import Promotion
+    from whet.memory import Memory
 
 app = typer.Typer()
 Ref = Annotated[str, typer.Argument(help="head, head~1, a tag, or a digest prefix.")]
@@ -89,14 +93,26 @@ def tag(name: Annotated[str, typer.Argument(help="Name of the tag.")], ref: Ref 
 
 
 @app.command()
-def rollback(ref: Ref = "head~1", reason: Reason = "", json: AsJson = False) -> None:
-    """Go back to an earlier policy: one more entry in the log, nothing is lost."""
-    promotion = with_memory(
-        lambda memory: memory.policies.rollback(ref, reason=reason or "rolled back by hand", actor="cli")
-    )
+def rollback(
+    ref: Annotated[str, typer.Argument(help="head~2, a tag or a digest prefix; default: before the last change.")] = "",
+    reason: Reason = "",
+    json: AsJson = False,
+) -> None:
+    """Take the last change back, or go back to an earlier policy: one more entry in the log, nothing is lost."""
+    promotion = with_memory(lambda memory: _roll_back(memory, ref, reason or "rolled back by hand"))
     emit_json(as_row(promotion)) if json else note(
         f"head is now {promotion.policy[:12]} (was {promotion.incumbent[:12]})"
     )
+
+
+async def _roll_back(memory: "Memory", ref: str, reason: str) -> "Promotion":
+    """Takes back the gate's last promotion with the lessons it brought and replaced, or moves the head to ``ref``."""
+    from whet.learners.watch import MOVES, take_back
+
+    last = next((change for change in await memory.policies.log() if change.decision in MOVES), None)
+    if not ref and last and last.decision == "promoted":
+        return await take_back(memory, last, reason=reason, actor="cli")
+    return await memory.policies.rollback(ref or "head~1", reason=reason, actor="cli")
 
 
 @app.command()
