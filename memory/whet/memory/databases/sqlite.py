@@ -15,6 +15,7 @@ from whet.memory.database import Address, Work, classify
 __all__ = ["SqliteDatabase"]
 
 T = TypeVar("T")
+_MAKING = 1.0  # seconds that a file may take from nothing to a store
 
 
 class SqliteDatabase:
@@ -73,14 +74,19 @@ class SqliteDatabase:
         return connection
 
     def _open_reader(self) -> sqlite3.Connection:
-        try:
-            connection = self._connect(f"file:{_quote(self.address.name)}?mode=ro")
-        except sqlite3.OperationalError as error:
-            if self.address.folder is not None and not (self.address.folder / self.address.name).exists():
-                raise NotFoundError(f"no store {self.address.name!r}; make one with: whet init") from error
-            raise
-        connection.execute("PRAGMA query_only=ON")
-        return connection
+        deadline = time.monotonic() + _MAKING
+        while True:
+            try:
+                connection = self._connect(f"file:{_quote(self.address.name)}?mode=ro")
+                connection.execute("PRAGMA query_only=ON")
+                return connection
+            except sqlite3.OperationalError as error:
+                if self.address.folder is not None and not (self.address.folder / self.address.name).exists():
+                    raise NotFoundError(f"no store {self.address.name!r}; make one with: whet init") from error
+                # Somebody may be making it at this moment: it was not there, and now it is.
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_CANTOPEN or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.01)
 
 
 def _use_wal(connection: sqlite3.Connection, timeout: float) -> None:
