@@ -17,7 +17,7 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 import msgspec
 
 from whet.core.budget import Budget
-from whet.core.models import Budgeted, Model, load_model
+from whet.core.models import Budgeted, Model, as_model
 from whet.core.records import Candidate, Feedback, Lesson, LessonKind, Trust, Usage
 from whet.feedback import FreshSandboxes
 from whet.learners.asking import ask_for_lessons
@@ -49,7 +49,7 @@ class LessonLearner:
         self, sandboxes: FreshSandboxes | None = None, model: Model | str | None = None, hints: bool = True
     ) -> None:
         self._sandboxes = sandboxes
-        self._model = load_model(model) if isinstance(model, str) else model
+        self._model = None if model is None else as_model(model)
         self._hints = hints
 
     @property

@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 
 from whet.core.budget import Budget
-from whet.core.models import Budgeted, Model, load_model
+from whet.core.models import Budgeted, Model, as_model
 from whet.core.policy import Policy
 from whet.core.records import Candidate, Json, Lesson, Usage
 from whet.feedback import FreshSandboxes
@@ -48,7 +48,7 @@ class SkillLearner:
         self, sandboxes: FreshSandboxes | None = None, model: Model | str | None = None, min_helpers: int = 2
     ) -> None:
         self._sandboxes = sandboxes
-        self._model = load_model(model) if isinstance(model, str) else model
+        self._model = None if model is None else as_model(model)
         self._min_helpers = min_helpers
 
     @property
