@@ -1,0 +1,51 @@
+"""``TrainConfig``: everything of a training run that is not its data; kept with the adapter."""
+
+from typing import Literal
+
+from whet.core.errors import UserError
+from whet.core.records import Record
+
+__all__ = ["TrainConfig"]
+
+
+class TrainConfig(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How an adapter is trained.
+
+    ``rank``, ``alpha``, ``targets`` (module names, or ``all-linear``): the LoRA. ``lr``: peak learning rate. ``epochs``
+    over the data, or ``steps`` (which wins). ``batch``: units (a pair or a single datum) per optimiser step.
+    ``micro_tokens``: tokens computed at once. ``warmup``: share of the steps; then ``schedule``. ``clip``: norm of the
+    gradient. ``dtype`` of the base: ``auto`` is bf16 on a GPU and fp32 on a CPU. ``checkpointing``: of activations.
+    ``save_every``: steps between checkpoints (0: none). ``chunk``: tokens whose logits are held at once.
+    """
+
+    rank: int = 16
+    alpha: float = 32.0
+    targets: str | tuple[str, ...] = "all-linear"
+    lr: float = 1e-3
+    epochs: float = 1.0
+    steps: int | None = None
+    batch: int = 16
+    micro_tokens: int = 4096
+    warmup: float = 0.05
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    clip: float = 1.0
+    weight_decay: float = 0.0
+    seed: int = 0
+    device: str = "auto"
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    checkpointing: bool = False
+    chunk: int = 1024
+    save_every: int = 0
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuses impossible values."""
+        positive = {"rank": self.rank, "alpha": self.alpha, "lr": self.lr, "batch": self.batch, "chunk": self.chunk}
+        positive |= {"micro_tokens": self.micro_tokens, "clip": self.clip}
+        for name, value in positive.items():
+            if not value > 0:
+                raise UserError(f"{name} is {value!r}; it must be above 0")
+        if self.steps is None and not self.epochs > 0:
+            raise UserError(f"epochs is {self.epochs!r}; it must be above 0, or give steps")
+        if not 0 <= self.warmup <= 1:
+            raise UserError(f"warmup is {self.warmup!r}; it is a share of the steps, between 0 and 1")

@@ -1,0 +1,1 @@
+"""The methods, a file each: how experience becomes rows, and which loss is taken of them."""
