@@ -7,7 +7,7 @@ experience.groups()          # episodes by task
 
 from collections.abc import Iterable
 
-from whet.core.records import Completion, Critique, Feedback, Message, Record, Run, Task, ToolSpec, Verdict
+from whet.core.records import Completion, Critique, Feedback, Message, Record, Run, Sampling, Task, ToolSpec, Verdict
 
 __all__ = ["Attempt", "Episode", "Experience", "outcome"]
 
@@ -30,6 +30,7 @@ class Attempt(Record, frozen=True, kw_only=True):
     messages: tuple[Message, ...]
     completion: Completion
     tools: tuple[ToolSpec, ...] = ()
+    sampling: Sampling = Sampling()
     verdicts: tuple[Verdict, ...] = ()
     critiques: tuple[Critique, ...] = ()
     step_id: str = ""

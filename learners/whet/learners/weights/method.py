@@ -19,6 +19,7 @@ import msgspec
 
 from whet.core.errors import UserError
 from whet.core.loading import load_object, nearest
+from whet.core.policy import Policy
 from whet.core.records import Completion, Message, Record, Sampling, Task, Verdict
 from whet.learners.weights.config import TrainConfig
 from whet.learners.weights.experience import Experience
@@ -155,6 +156,14 @@ class Method(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def training(self) -> TrainConfig:
         """Returns the defaults of the trainer that a specialist would choose for this method."""
         return TrainConfig()
+
+    def serving(self, policy: Policy, experience: Experience) -> Mapping[str, str]:
+        """Returns the edits of the policy's files that go with the adapter, from the same experience as its rows.
+
+        A method that trains answers under a line of the prompt, or that finds the temperature to sample at, has the
+        policy put it there; most have nothing to add.
+        """
+        return {}
 
 
 def load_method(name: str, /, **options: object) -> Method:
