@@ -1,0 +1,208 @@
+"""The model under training: a frozen base with LoRA factors, its vocabulary head, and several sets of weights.
+
+    tuned = TunedModel(base_folder, config)
+    with tuned.weights("initial"): reference = tuned.hidden(packed)      # no second model
+    tuned.save(folder)                                                   # a standard peft adapter
+
+LoRA (Hu et al. 2021, arXiv 2106.09685) on all linear layers but the vocabulary head.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import peft
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from whet.core.errors import UserError
+from whet.learners.weights.config import TrainConfig
+from whet.learners.weights.logprobs import token_logprobs
+from whet.learners.weights.packing import Packed, use_packed_attention
+
+__all__ = ["TunedModel", "Weights"]
+
+Weights: TypeAlias = Literal["live", "initial", "ema"]
+HEAD = "head.safetensors"
+_TOLERANCE = 0.05
+
+
+class TunedModel:
+    """A causal language model with trainable LoRA factors and, where asked for, a scalar head.
+
+    ``init``: an adapter to go on from. ``head``: adds the scalar head (of ``init``, where it has one).
+
+    Raises:
+        UserError: there is no such model or adapter, the adapter is of another shape, or the model computes its
+            logits in a way that is not supported.
+    """
+
+    def __init__(self, base: str | Path, config: TrainConfig, *, init: Path | None = None, head: bool = False) -> None:
+        self.base, self.config = Path(base), config
+        self.device = torch.device(_device(config.device))
+        causal = _load_base(self.base, _dtype(config.dtype, self.device)).to(self.device)  # type: ignore[arg-type]
+        use_packed_attention(causal)
+        self.fresh = init is None
+        torch.manual_seed(config.seed)
+        self.model = _with_lora(causal, config) if init is None else _with_adapter(causal, config, init)
+        self.causal = causal
+        if config.checkpointing:
+            self.causal.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        self.model.train(config.checkpointing)
+        self.head = _head(self.width, init).to(self.device) if head else None
+        self.ema: dict[str, Tensor] | None = None
+        self._initial = None if self.fresh else self._copy()
+        _check_logits(self)
+
+    @property
+    def width(self) -> int:
+        """The size of the hidden states."""
+        return int(self.head_vd.shape[1])
+
+    @property
+    def vocabulary(self) -> int:
+        """The number of tokens the model knows."""
+        return int(self.head_vd.shape[0])
+
+    @property
+    def head_vd(self) -> Tensor:
+        """The vocabulary head, (V, d)."""
+        output = self.causal.get_output_embeddings()
+        assert isinstance(output, nn.Linear), "checked when the model was loaded"
+        return output.weight
+
+    def factors(self) -> dict[str, nn.Parameter]:
+        """Returns the trainable LoRA factors by name."""
+        return {name: p for name, p in self.model.named_parameters() if "lora_" in name}
+
+    def trainable(self) -> list[nn.Parameter]:
+        """Returns everything that the optimiser changes."""
+        return [*self.factors().values(), *([] if self.head is None else self.head.parameters())]
+
+    def hidden(self, packed: Packed) -> Tensor:
+        """Returns the last hidden states of a packed row, (T, d)."""
+        output: Tensor = self.causal.base_model(**packed.inputs()).last_hidden_state[0]
+        return output
+
+    def logprobs(self, packed: Packed) -> tuple[Tensor, Tensor]:
+        """Returns logprob and entropy of each counted token, (N,) each."""
+        predicting_nd = self.hidden(packed)[packed.at_n - 1]
+        return token_logprobs(predicting_nd, self.head_vd, packed.targets_n, chunk=self.config.chunk)
+
+    @contextmanager
+    def weights(self, kind: Weights) -> Iterator[None]:
+        """Computes with another set of factors while the block lasts: those at the start, or their moving average."""
+        if kind == "initial" and self.fresh:
+            with self.model.disable_adapter():
+                yield
+        elif kind == "live":
+            yield
+        else:
+            other = self._initial if kind == "initial" else self.ema
+            assert other is not None, f"the trainer keeps {kind} factors before they are asked for"
+            self._swap(other)
+            try:
+                yield
+            finally:
+                self._swap(other)
+
+    def keep_ema(self) -> None:
+        """Begins a moving average of the factors."""
+        self.ema = self.ema or self._copy()
+
+    @torch.no_grad()
+    def update_ema(self, rate: float) -> None:
+        """Moves the average towards the factors: ema ← (1 − rate)·ema + rate·factors."""
+        assert self.ema is not None, "keep_ema comes first"
+        for name, factor in self.factors().items():
+            self.ema[name].lerp_(factor, rate)
+
+    def save(self, folder: Path, *, name: str = "") -> None:
+        """Writes a peft adapter (and the head) into a folder; ``name`` is how the base is called in it."""
+        self.model.save_pretrained(str(folder), save_embedding_layers=False)
+        path = folder / "adapter_config.json"
+        config = json.loads(path.read_text()) | {"base_model_name_or_path": name or self.base.name}
+        path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+        (folder / "README.md").unlink(missing_ok=True)
+        if self.head is not None:
+            save_file({name: p.detach().cpu().contiguous() for name, p in self.head.named_parameters()}, folder / HEAD)
+
+    def _copy(self) -> dict[str, Tensor]:
+        return {name: factor.detach().clone() for name, factor in self.factors().items()}
+
+    @torch.no_grad()
+    def _swap(self, other: dict[str, Tensor]) -> None:
+        for name, factor in self.factors().items():
+            factor.data, other[name] = other[name], factor.data
+
+
+def _device(wanted: str) -> str:
+    if wanted != "auto":
+        return wanted
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _dtype(wanted: str, device: torch.device) -> torch.dtype:
+    if wanted == "auto":
+        return torch.float32 if device.type == "cpu" else torch.bfloat16
+    return torch.float32 if wanted == "float32" else torch.bfloat16
+
+
+def _load_base(folder: Path, dtype: torch.dtype) -> transformers.PreTrainedModel:
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        model: transformers.PreTrainedModel = transformers.AutoModelForCausalLM.from_pretrained(
+            folder, local_files_only=True, dtype=dtype
+        )
+    except (OSError, ValueError) as error:
+        raise UserError(f"{str(folder)!r} is no transformers model: {' '.join(str(error).split())[:200]}") from error
+    return model
+
+
+def _with_lora(causal: transformers.PreTrainedModel, config: TrainConfig) -> peft.PeftModel:
+    targets = config.targets if isinstance(config.targets, str) else list(config.targets)
+    lora = peft.LoraConfig(
+        r=config.rank, lora_alpha=config.alpha, lora_dropout=0.0, target_modules=targets, task_type="CAUSAL_LM"
+    )
+    try:
+        return peft.get_peft_model(causal, lora)
+    except ValueError as error:
+        raise UserError(f"targets {config.targets!r} do not fit the model: {' '.join(str(error).split())}") from error
+
+
+def _with_adapter(causal: transformers.PreTrainedModel, config: TrainConfig, init: Path) -> peft.PeftModel:
+    try:
+        model = peft.PeftModel.from_pretrained(causal, str(init), is_trainable=True)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(f"{str(init)!r} is no adapter of this model: {' '.join(str(error).split())[:200]}") from error
+    rank = model.peft_config["default"].to_dict()["r"]
+    if rank != config.rank:
+        raise UserError(f"the adapter to go on from has rank {rank}, not {config.rank}; set rank={rank}")
+    return model
+
+
+def _head(width: int, init: Path | None) -> nn.Linear:
+    head = nn.Linear(width, 1)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    if init is not None and (init / HEAD).is_file():
+        head.load_state_dict(load_file(init / HEAD))
+    return head
+
+
+@torch.no_grad()
+def _check_logits(tuned: TunedModel) -> None:
+    """Refuses a model whose logits are more than a matrix product with its hidden states (soft caps, scales)."""
+    output = tuned.causal.get_output_embeddings()
+    kind = type(tuned.causal).__name__
+    if not isinstance(output, nn.Linear) or output.bias is not None:
+        raise UserError(f"{kind} has no plain vocabulary head; models with a linear one without bias can be trained")
+    ids = torch.arange(8, device=tuned.device)[None] % tuned.vocabulary
+    result = tuned.causal(input_ids=ids, output_hidden_states=True)
+    mine = (result.hidden_states[-1] @ output.weight.T).float()
+    if (mine - result.logits.float()).abs().max() > _TOLERANCE * (1 + mine.abs().max()):
+        raise UserError(f"{kind} changes its logits after the vocabulary head, which training does not follow")
