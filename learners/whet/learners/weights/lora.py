@@ -153,7 +153,7 @@ def _dtype(wanted: str, device: torch.device) -> torch.dtype:
 
 
 def _load_base(folder: Path, dtype: torch.dtype) -> transformers.PreTrainedModel:
-    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         model: transformers.PreTrainedModel = transformers.AutoModelForCausalLM.from_pretrained(
             folder, local_files_only=True, dtype=dtype

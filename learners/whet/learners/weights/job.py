@@ -1,0 +1,152 @@
+"""A training job is a folder: configuration, data and the reference to a base model go in, an adapter comes out.
+
+    write_job(folder, Job(base="/models/llama", method="rft", config=config, objectives={"": NLL()}), data)
+    report = run_job(folder)                    # or, in another environment or on another machine:
+    python -m whet.learners.weights.job FOLDER  # one JSON line per step on stdout
+
+In: ``job.json``, ``data.jsonl``, and ``init/`` where an adapter is trained further. Out: ``adapter/`` (a peft
+adapter), ``metrics.jsonl``, ``report.json``. A job that was cut off goes on from ``checkpoint.pt``; one that is done
+does nothing.
+"""
+
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+
+from whet.core.errors import UserError, WhetError
+from whet.core.records import Record
+from whet.core.wire import decode, encode
+from whet.learners.weights.config import TrainConfig
+from whet.learners.weights.datum import Datum
+from whet.learners.weights.files import write_whole
+from whet.learners.weights.objectives import Objective
+from whet.learners.weights.trainer import StepReport, Trainer, TrainReport
+
+__all__ = ["Job", "read_job", "run_job", "write_job"]
+
+
+class Job(Record, frozen=True, kw_only=True):
+    """What is trained: a folder of base weights, seen from where the job runs, by which method, how, with which losses.
+
+    ``base_digest`` names the base weights that the data are for; other weights are refused.
+    """
+
+    base: str
+    method: str
+    config: TrainConfig
+    objectives: dict[str, Objective]
+    base_digest: str = ""
+
+
+def write_job(folder: Path, job: Job, data: Sequence[Datum], *, init: Path | None = None) -> Path:
+    """Returns the folder after writing the job into it.
+
+    Raises:
+        UserError: it holds another job.
+        StoreError: it cannot be written.
+    """
+    path = folder / "job.json"
+    if path.is_file() and path.read_bytes() != encode(job):
+        raise UserError(f"{str(folder)!r} holds another job; name an empty folder")
+    write_whole(folder / "data.jsonl", b"".join(encode(datum) + b"\n" for datum in data))
+    if init is not None:
+        shutil.copytree(init, folder / "init", dirs_exist_ok=True)
+    write_whole(path, encode(job))
+    return folder
+
+
+def read_job(folder: Path) -> tuple[Job, list[Datum]]:
+    """Returns a job and its data.
+
+    Raises:
+        UserError: the folder holds none, or a file is damaged (the line is named).
+    """
+    try:
+        job = decode((folder / "job.json").read_bytes(), Job)
+        lines = (folder / "data.jsonl").read_bytes().splitlines()
+    except OSError as error:
+        raise UserError(f"{str(folder)!r} holds no training job: {error.strerror} {error.filename!r}") from error
+    data = []
+    for number, line in enumerate(lines, 1):
+        try:
+            data.append(decode(line, Datum))
+        except UserError as error:
+            raise UserError(f"{str(folder / 'data.jsonl')!r}, line {number}: {error}") from error
+    return job, data
+
+
+def run_job(folder: Path, on_step: Callable[[StepReport], None] | None = None) -> TrainReport:
+    """Returns the report of a job, after training what of it is left.
+
+    Raises:
+        UserError: there is no such job, or the base model is not the one that the data are for.
+        ModelError: training broke down; the message names the data.
+        StoreError: the disk is full; the last checkpoint is untouched.
+    """
+    done = folder / "report.json"
+    if done.is_file():
+        return decode(done.read_bytes(), TrainReport)
+    job, data = read_job(folder)
+    _check_base(job)
+    init = folder / "init"
+    trainer = Trainer(job.base, job.config, job.objectives, init=init if init.is_dir() else None)
+    with _Metrics(folder / "metrics.jsonl", on_step) as told:
+        report = trainer.fit(data, on_step=told, checkpoint=folder / "checkpoint.pt")
+    beside = folder / ".adapter"
+    shutil.rmtree(beside, ignore_errors=True)
+    trainer.tuned.save(beside)
+    shutil.rmtree(folder / "adapter", ignore_errors=True)
+    beside.rename(folder / "adapter")
+    write_whole(done, encode(report))
+    (folder / "checkpoint.pt").unlink(missing_ok=True)
+    return report
+
+
+class _Metrics:
+    """Appends every step to a file and tells whoever listens."""
+
+    def __init__(self, path: Path, on_step: Callable[[StepReport], None] | None) -> None:
+        self._path, self._on_step = path, on_step
+
+    def __enter__(self) -> Callable[[StepReport], None]:
+        self._file = self._path.open("ab")
+        return self._take
+
+    def __exit__(self, *exc: object) -> None:
+        self._file.close()
+
+    def _take(self, report: StepReport) -> None:
+        self._file.write(encode(report) + b"\n")
+        self._file.flush()
+        if self._on_step is not None:
+            self._on_step(report)
+
+
+def _check_base(job: Job) -> None:
+    from whet.core.adapters import base_digest
+
+    if job.base_digest and (found := base_digest(Path(job.base))) != job.base_digest:
+        raise UserError(
+            f"the base model in {job.base!r} is {found[:12]}, the data are for {job.base_digest[:12]}; "
+            "put the right folder into job.json"
+        )
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs the job of a folder and returns the exit code."""
+    if len(arguments) != 1:
+        print("usage: python -m whet.learners.weights.job FOLDER", file=sys.stderr)
+        return 2
+    try:
+        run_job(Path(arguments[0]), lambda report: print(msgspec.json.encode(report).decode(), flush=True))
+    except WhetError as error:
+        print(f"whet: {' '.join(str(error).split())}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
