@@ -1,17 +1,19 @@
-"""A real OpenAI-compatible HTTP server in a thread, for tests that should cross the wire.
+"""A real OpenAI-compatible HTTP server in a thread, for tests that should cross the wire, and adapters to serve.
 
     with OpenAIServer(["Hello."]) as server:
         model = load_model("openai:test", base_url=server.url)
 
 Each POST to ``/v1/chat/completions`` takes the next reply: a text, a ``dict`` (a whole response body), a ``Failure``,
 or a function of the request that returns one of these. ``requests`` keeps what was received. Leaving the block fails
-when a reply was never asked for.
+when a reply was never asked for. ``random_adapter`` makes a LoRA adapter that changes what a model says.
 """
 
+import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeAlias
 
@@ -21,7 +23,7 @@ from whet.core.errors import ModelError
 from whet.core.records import Json, Record
 from whet.core.wire import decode, encode
 
-__all__ = ["Failure", "OpenAIServer", "answer_body", "tool_body"]
+__all__ = ["Failure", "OpenAIServer", "answer_body", "random_adapter", "tool_body"]
 
 Body: TypeAlias = dict[str, Json]
 
@@ -157,3 +159,35 @@ def _handler(server: OpenAIServer) -> type[BaseHTTPRequestHandler]:
             """Keeps stderr for the tests."""
 
     return Handler
+
+
+def random_adapter(
+    base: str | Path, folder: str | Path, *, seed: int = 0, rank: int = 4, scale: float = 0.2, layers: int | None = None
+) -> Path:
+    """Writes a peft LoRA adapter with random factors on every linear layer of a base, and returns its folder.
+
+    ``scale`` is the spread of the factors: at 0.2 the embedded model answers otherwise. ``layers`` adapts only the
+    first so many. No torch is needed.
+    """
+    import numpy as np
+    from safetensors.numpy import load_file, save_file
+
+    random, folder = np.random.default_rng(seed), Path(folder)
+    factors = {}
+    for name, weight in sorted(load_file(Path(base) / "model.safetensors").items()):
+        match = _LINEAR.fullmatch(name)
+        if match is None or (layers is not None and int(match[1]) >= layers):
+            continue
+        module = f"base_model.model.{name.removesuffix('.weight')}"
+        for side, shape in (("A", (rank, weight.shape[1])), ("B", (weight.shape[0], rank))):
+            factors[f"{module}.lora_{side}.weight"] = random.normal(0, scale, shape).astype(np.float32)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(factors, folder / "adapter_model.safetensors", {"format": "pt"})
+    targets = sorted({name.split(".")[-3] for name in factors})
+    config: Body = {"peft_type": "LORA", "r": rank, "lora_alpha": 2 * rank, "target_modules": list[Json](targets)}
+    config |= {"task_type": "CAUSAL_LM", "bias": "none", "inference_mode": True, "lora_dropout": 0.0}
+    (folder / "adapter_config.json").write_bytes(encode(config))
+    return folder
+
+
+_LINEAR = re.compile(r"model\.layers\.(\d+)\.(?:self_attn|mlp)\.\w+_proj\.weight")
