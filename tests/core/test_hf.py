@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from whet.core import Budget, Message, ModelError, RefusedError, Sampling, ToolCall, ToolSpec, UserError
+from whet.core.adapters import adapter_version
 from whet.core.models import Budgeted, load_model
 from whet.core.models.hf import HFModel
+from whet.core.models.testing import random_adapter
 from whet.core.models.tiny.model import WEIGHTS, TinyModel
 
 ASK = [Message(role="user", content="sort the list")]
@@ -133,13 +135,38 @@ async def test_an_answer_that_fills_its_room_says_so(model: HFModel) -> None:
 async def test_adapters_share_the_weights_and_do_not_mix(model: HFModel, folder: Path, adapter: Path) -> None:
     greedy = Sampling(temperature=0, logprobs=True)
     before = await model.complete(ASK, sampling=greedy)
-    adapted = model.with_adapter(adapter)
+    adapted = await model.adapted(adapter)
     alone = await load_model(f"hf:{folder}", adapter=adapter, max_tokens=12).complete(ASK, sampling=greedy)
     answers = await asyncio.gather(*(m.complete(ASK, sampling=greedy) for m in (model, adapted) * 4))
     assert {answer.logprobs for answer in answers[::2]} == {before.logprobs}
     assert {answer.logprobs for answer in answers[1::2]} == {alone.logprobs}
     assert alone.logprobs != before.logprobs
-    assert adapted.name == f"{model.name}+lora"
+    assert adapted.name == answers[1].model == f"{model.name}+{adapter_version(adapter)[:12]}"
+    assert model.base == str(folder)
+
+
+@pytest.mark.asyncio
+async def test_more_adapters_than_stay_in_memory_answer_all_the_same(
+    model: HFModel, folder: Path, tmp_path: Path
+) -> None:
+    greedy = Sampling(temperature=0, logprobs=True, max_tokens=2)
+    adapters = [random_adapter(folder, tmp_path / str(seed), seed=seed) for seed in range(10)]
+    models = [await model.adapted(each) for each in adapters]
+    first = [(await each.complete(ASK, sampling=greedy)).logprobs for each in models]
+    again = [(await each.complete(ASK, sampling=greedy)).logprobs for each in reversed(models)][::-1]
+    assert again == first
+    assert len(set(first)) == 10
+    random_adapter(folder, adapters[9], seed=20)  # asked for longest ago, so it is not in memory any more
+    with pytest.raises(UserError, match="was written again"):
+        await models[9].complete(ASK, sampling=greedy)
+
+
+@pytest.mark.asyncio
+async def test_an_adapter_written_again_is_another_one(model: HFModel, folder: Path, tmp_path: Path) -> None:
+    greedy = Sampling(temperature=0, logprobs=True, max_tokens=2)
+    before = await (await model.adapted(random_adapter(folder, tmp_path, seed=1))).complete(ASK, sampling=greedy)
+    after = await (await model.adapted(random_adapter(folder, tmp_path, seed=2))).complete(ASK, sampling=greedy)
+    assert (before.model != after.model, before.logprobs != after.logprobs) == (True, True)
 
 
 @pytest.mark.asyncio
@@ -185,10 +212,12 @@ def test_tool_calls_are_read_from_the_text() -> None:
 def test_what_is_no_model_is_refused(tmp_path: Path, folder: Path) -> None:
     with pytest.raises(UserError, match="no transformers model"):
         load_model(f"hf:{tmp_path}")
-    with pytest.raises(UserError, match="no adapter of this model"):
+    with pytest.raises(UserError, match=r"is no adapter: adapter_config\.json"):
         load_model(f"hf:{folder}", adapter=tmp_path)
     with pytest.raises(UserError, match=r"'size'.*options are adapter, device, dtype, max_tokens"):
         load_model(f"hf:{folder}", size=3)
+    with pytest.raises(UserError, match=r"fits a .* of \(128, 256\)"):
+        load_model(f"hf:{folder}", adapter=random_adapter(WEIGHTS, tmp_path))
 
 
 # --- the embedded model, whose own NumPy code must say the same -----------------------------------------------------

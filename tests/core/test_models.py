@@ -1,4 +1,4 @@
-"""Scripted and recorded models, the wrappers, and models by name: no network, no weights."""
+"""Scripted and recorded models, the wrappers, adapters, and models by name: no network."""
 
 import asyncio
 import sys
@@ -24,6 +24,7 @@ from whet.core import (
     Usage,
     UserError,
 )
+from whet.core.adapters import AdapterCard, adapter_version, pack, unpack
 from whet.core.models import (
     Budgeted,
     Cached,
@@ -36,10 +37,14 @@ from whet.core.models import (
     Retrying,
     ScriptedModel,
     Tape,
+    adaptable,
     estimate_call,
     load_model,
+    need_adaptable,
     say_tool,
 )
+from whet.core.models.testing import random_adapter
+from whet.core.models.tiny.model import WEIGHTS, TinyModel
 
 ASK = [Message(role="user", content="one two three")]
 GREEDY = Sampling(temperature=0)
@@ -249,6 +254,60 @@ async def test_a_cache_keeps_the_entries_used_last() -> None:
     assert slow.calls == 3
     await model.complete(ASK, sampling=Sampling(seed=2))
     assert slow.calls == 4
+
+
+# --- adapters -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.asyncio
+async def test_a_wrapper_takes_adapters_as_what_it_wraps_does(tmp_path: Path) -> None:
+    first, second = (random_adapter(WEIGHTS, tmp_path / str(seed), seed=seed) for seed in (1, 2))
+    tape, budget = Tape(), Budget(calls=4)
+    model = Recording(Cached(Retrying(Budgeted(Limited(TinyModel(), 1), budget))), tape)
+    assert adaptable(model) is model
+    assert model.base == str(WEIGHTS)
+    under = [
+        await model.adapted(first),
+        await model.adapted(second),
+        await (await model.adapted(first)).adapted(second),
+    ]
+    assert [each.name for each in under] == [f"tiny+{adapter_version(a)[:12]}" for a in (first, second, second)]
+    greedy = Sampling(temperature=0, max_tokens=8)
+    answers = [await each.complete(ASK, sampling=greedy) for each in (model, *under)]
+    assert [answer.model for answer in answers] == ["tiny", *(each.name for each in under)]
+    assert len({answer.text for answer in answers}) == 3
+    assert answers[1].text == TinyModel(first).answer(ASK, greedy).text
+    assert budget.spent.calls == 3  # they share the budget and the cache, in which the last one was
+    assert [exchange.model for exchange in tape.exchanges] == [answer.model for answer in answers]
+
+
+def test_what_takes_no_adapters_says_what_does(tmp_path: Path) -> None:
+    for model in (ScriptedModel([]), Limited(ScriptedModel([]), 2), Retrying(Cached(ScriptedModel([])))):
+        assert adaptable(model) is None
+        with pytest.raises(UserError, match="'scripted' takes no adapters; load its weights as hf:FOLDER"):
+            need_adaptable(model)
+    with pytest.raises(UserError, match="takes no adapters"):
+        asyncio.run(Limited(ScriptedModel([]), 2).adapted(tmp_path))
+
+
+@pytest.mark.asyncio
+async def test_an_adapter_of_another_model_is_refused(tmp_path: Path) -> None:
+    folder = random_adapter(WEIGHTS, tmp_path / "a")
+    card = AdapterCard(base="llama", base_digest="f" * 64)
+    other = unpack(pack(folder, card), tmp_path / "other")
+    with pytest.raises(UserError, match=r"was trained on 'llama' \(ffffffffffff\), and this model is 'weights'"):
+        await TinyModel().adapted(other)
+    with pytest.raises(UserError, match="is no adapter"):
+        await TinyModel().adapted(tmp_path)
+
+
+@pytest.mark.asyncio
+async def test_a_record_answers_whether_logprobs_are_asked_for_or_not() -> None:
+    tape = Tape()
+    asked = await Recording(TinyModel(), tape).complete(ASK, sampling=Sampling(seed=1, max_tokens=3, logprobs=True))
+    replay = RecordedModel(tape)
+    again = await replay.complete(ASK, sampling=Sampling(seed=1, max_tokens=3))
+    assert (again.text, again.token_ids, again.logprobs) == (asked.text, asked.token_ids, asked.logprobs)
 
 
 # --- recorded -------------------------------------------------------------------------------------------------------

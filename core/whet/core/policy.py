@@ -58,6 +58,11 @@ class Policy(Record, frozen=True, kw_only=True):
         data = self.files.get(path)
         return default if data is None else data.decode()
 
+    @property
+    def adapter(self) -> str:
+        """The digest of the LoRA weights, empty where the policy has none."""
+        return self.text("adapter").strip()
+
     def edit(self, changes: Mapping[str, str | bytes | None]) -> "Policy":
         """Returns the policy with files replaced or added, or removed where the value is ``None``."""
         merged: dict[str, str | bytes | None] = {**self.files, **changes}

@@ -6,15 +6,25 @@
 A back end (transformers, LiteLLM, the OpenAI SDK, LangChain) is imported when it is first asked for.
 """
 
-from whet.core.models.model import Model
+from whet.core.models.model import Adaptable, Model
 from whet.core.models.pricing import FREE, Estimate, Estimating, Price, estimate_call
 from whet.core.models.recorded import Exchange, RecordedModel, Tape
 from whet.core.models.registry import as_model, load_model
 from whet.core.models.scripted import ScriptedModel, say_tool
-from whet.core.models.wrappers import Budgeted, Cached, Limited, Recording, Retrying, Wrapper
+from whet.core.models.wrappers import (
+    Budgeted,
+    Cached,
+    Limited,
+    Recording,
+    Retrying,
+    Wrapper,
+    adaptable,
+    need_adaptable,
+)
 
 __all__ = [
     "FREE",
+    "Adaptable",
     "Budgeted",
     "Cached",
     "Estimate",
@@ -29,8 +39,10 @@ __all__ = [
     "ScriptedModel",
     "Tape",
     "Wrapper",
+    "adaptable",
     "as_model",
     "estimate_call",
     "load_model",
+    "need_adaptable",
     "say_tool",
 ]

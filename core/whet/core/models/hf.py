@@ -2,7 +2,7 @@
 
     model = load_model("hf:./model", adapter="./lora")
     completion = await model.complete(messages, sampling=Sampling(temperature=0, logprobs=True))
-    other = model.with_adapter("./other-lora")          # shares the base weights
+    other = await model.adapted(Path("./other-lora"))   # shares the base weights; both can be used
 
 Generation runs token by token in one worker thread per model, so that a seed gives the same answer whatever else is
 asked meanwhile. The completion has the exact ids of the prompt and of the answer. For many requests at once, serve
@@ -13,9 +13,10 @@ import asyncio
 import re
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,7 @@ import torch
 import transformers
 from torch import Tensor
 
+from whet.core.adapters import adapter_version, check_fit
 from whet.core.errors import ModelError, RefusedError, UserError
 from whet.core.models.chat import chat_tools
 from whet.core.models.pricing import Estimate
@@ -37,7 +39,20 @@ if TYPE_CHECKING:
 
 __all__ = ["HFModel"]
 
+_LOADED = 8  # adapters that stay in memory, those used last
 _TOOL_CALL = re.compile(r"<tool_call>\s*(\{.*?\})\s*</tool_call>", re.DOTALL)
+
+
+class _Adapter(Record, frozen=True, kw_only=True):
+    """An adapter's folder, and the digest that names what was in it."""
+
+    folder: str
+    version: str
+
+    @property
+    def name(self) -> str:
+        """How peft calls it."""
+        return self.version[:16]
 
 
 class _Generated(Record, frozen=True, kw_only=True):
@@ -75,36 +90,46 @@ class _Weights:
         self.ends = frozenset(end for end in known if end is not None)
         self.device = device
         self.adapted: peft.PeftModel | None = None
+        self.loaded: OrderedDict[str, None] = OrderedDict()
         self.thread = ThreadPoolExecutor(1, thread_name_prefix="whet-hf")
 
-    def load_adapter(self, folder: str) -> None:
-        """Loads a peft adapter beside those that are there."""
+    def switch_on(self, adapter: _Adapter) -> peft.PeftModel:
+        """Returns the model under an adapter, loaded beside those that are there; the one used longest ago goes."""
+        if adapter.name not in self.loaded and adapter_version(adapter.folder) != adapter.version:
+            raise UserError(f"adapter {adapter.folder!r} was written again since; ask for the model under it once more")
         try:
             if self.adapted is None:
-                self.adapted = peft.PeftModel.from_pretrained(self.base, folder, adapter_name=folder)
-            elif folder not in self.adapted.peft_config:
-                self.adapted.load_adapter(folder, adapter_name=folder)
+                self.adapted = peft.PeftModel.from_pretrained(self.base, adapter.folder, adapter_name=adapter.name)
+            elif adapter.name not in self.loaded:
+                self.adapted.load_adapter(adapter.folder, adapter_name=adapter.name)
         except (OSError, ValueError, RuntimeError) as error:
-            raise UserError(f"{folder!r} is no adapter of this model: {_one_line(error)}") from error
+            raise UserError(f"{adapter.folder!r} is no adapter of this model: {_one_line(error)}") from error
+        self.adapted.set_adapter(adapter.name)
+        self.loaded[adapter.name] = None
+        self.loaded.move_to_end(adapter.name)
+        if len(self.loaded) > _LOADED:
+            self.adapted.delete_adapter(self.loaded.popitem(last=False)[0])
         self.adapted.to(self.device).eval()
+        return self.adapted
 
     @contextmanager
-    def using(self, adapter: str | None) -> "Iterator[torch.nn.Module]":
+    def using(self, adapter: _Adapter | None) -> "Iterator[torch.nn.Module]":
         """Yields the model with that adapter, or with none, switched on."""
-        if self.adapted is None:
-            yield self.base
-            return
         if adapter is not None:
-            self.adapted.set_adapter(adapter)
-        with nullcontext() if adapter is not None else self.adapted.disable_adapter():
-            yield self.adapted
+            yield self.switch_on(adapter)
+        elif self.adapted is not None:
+            with self.adapted.disable_adapter():
+                yield self.adapted
+        else:
+            yield self.base
 
 
 class HFModel:
     """A causal language model from a folder in the transformers layout, with its chat template.
 
-    ``adapter`` is a folder that peft wrote. ``device`` is a torch device, ``dtype`` a torch type or ``auto`` (that of
-    the file). ``max_tokens`` bounds the answer where the sampling does not. Nothing is downloaded.
+    ``adapter`` is the folder of a plain LoRA adapter, as peft writes it. ``device`` is a torch device, ``dtype`` a
+    torch type or ``auto`` (that of the file). ``max_tokens`` bounds the answer where the sampling does not. Nothing is
+    downloaded.
 
     Raises:
         UserError: the folder is no such model, or the adapter does not fit.
@@ -122,23 +147,35 @@ class HFModel:
     ) -> None:
         self.folder = str(folder)
         self._weights = _shared or _Weights(self.folder, device, dtype)
-        self._adapter = None if adapter is None else str(Path(adapter).resolve())
         self._max_tokens = max_tokens
-        if self._adapter is not None:
-            self._weights.thread.submit(self._weights.load_adapter, self._adapter).result()
+        self._adapter: _Adapter | None = None
+        if adapter is not None:
+            check_fit(adapter, self.folder)
+            self._adapter = _Adapter(folder=str(Path(adapter).resolve()), version=adapter_version(adapter))
+            self._weights.thread.submit(self._weights.switch_on, self._adapter).result()
 
     @property
     def name(self) -> str:
-        """``hf:`` and the folder, ``+`` and the name of the adapter's folder."""
-        adapter = f"+{Path(self._adapter).name}" if self._adapter else ""
+        """``hf:`` and the folder; ``+`` and the first 12 digits of the adapter's version."""
+        adapter = f"+{self._adapter.version[:12]}" if self._adapter else ""
         return f"hf:{self.folder}{adapter}"
 
-    def with_adapter(self, adapter: str | Path | None) -> "HFModel":
-        """Returns a model with another adapter (or none) on the same weights; both can be used at the same time.
+    @property
+    def base(self) -> str:
+        """The folder of the weights without adapter."""
+        return self.folder
+
+    async def adapted(self, adapter: Path) -> "HFModel":
+        """Returns a model with another adapter on the same weights; both can be used at the same time.
+
+        The eight adapters used last stay in memory; another one is read from its folder again.
 
         Raises:
             UserError: the adapter does not fit.
         """
+        return await asyncio.to_thread(self._under, adapter)
+
+    def _under(self, adapter: Path) -> "HFModel":
         return HFModel(self.folder, adapter=adapter, max_tokens=self._max_tokens, _shared=self._weights)
 
     def estimate(self, messages: Sequence[Message], *, tools: Sequence[ToolSpec], sampling: Sampling) -> Estimate:
@@ -207,7 +244,7 @@ class HFModel:
         ids: list[int] = []
         logprobs: list[float] = []
         finish, text = "length", ""
-        with torch.inference_mode(), self._weights.using(self._adapter) as model:
+        with self._weights.using(self._adapter) as model, torch.inference_mode():
             input_1t, cache = torch.tensor([prompt], device=self._weights.device), None
             while len(ids) < room and not stop.is_set():
                 out = model(input_ids=input_1t, past_key_values=cache, use_cache=True)

@@ -1,14 +1,18 @@
 """The ``Model`` contract: messages in, a completion out. Everything else (limits, budget, cache) wraps it.
 
 completion = await model.complete([Message(role="user", content="Hello")], sampling=Sampling(temperature=0))
+
+A model whose weights are here is ``Adaptable`` as well: ``await model.adapted(folder)`` is the same model under a LoRA
+adapter.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from whet.core.records import Completion, Message, Sampling, ToolSpec
 
-__all__ = ["Model"]
+__all__ = ["Adaptable", "Model"]
 
 
 @runtime_checkable
@@ -28,5 +32,26 @@ class Model(Protocol):
         Raises:
             ModelError: the model could not be reached or gave no usable answer.
             BudgetError: the budget does not allow the call (raised before anything is spent).
+        """
+        ...
+
+
+@runtime_checkable
+class Adaptable(Protocol):
+    """A model that can answer under LoRA adapters; beside ``Model``. What wraps a model is asked with ``adaptable``."""
+
+    @property
+    def base(self) -> str:
+        """The folder of the base weights, for a trainer."""
+        ...
+
+    async def adapted(self, adapter: Path) -> Model:
+        """Returns the same model under a peft adapter folder, in place of any other; both can be used at once.
+
+        Its ``name``, which is the ``model`` of its completions, ends with ``+`` and the first 12 digits of the
+        adapter's version. Asking again for the same adapter is cheap.
+
+        Raises:
+            UserError: the adapter does not fit the base.
         """
         ...

@@ -29,6 +29,11 @@ def request_key(name: str, messages: Sequence[Message], tools: Sequence[ToolSpec
     return digest(encode([name, tuple(messages), tuple(tools), sampling]))
 
 
+def _found_by(name: str, messages: Sequence[Message], tools: Sequence[ToolSpec], sampling: Sampling) -> str:
+    """Returns the key of a request on a record; logprobs are asked for in addition and change no answer."""
+    return request_key(name, messages, tools, msgspec.structs.replace(sampling, logprobs=False))
+
+
 class Exchange(Record, frozen=True, kw_only=True):
     """One request and what became of it: a completion, or an error with its kind of failure."""
 
@@ -43,7 +48,7 @@ class Exchange(Record, frozen=True, kw_only=True):
     @property
     def key(self) -> str:
         """The digest of the request."""
-        return request_key(self.model, self.messages, self.tools, self.sampling)
+        return _found_by(self.model, self.messages, self.tools, self.sampling)
 
     def replay(self) -> Completion:
         """Returns the completion, with a usage of zero: a replay costs nothing.
@@ -152,7 +157,7 @@ class RecordedModel:
         Raises:
             ModelError: no such request was recorded, or fewer times than it is made; or the recorded call failed.
         """
-        key = request_key(self.name, messages, tools, sampling)
+        key = _found_by(self.name, messages, tools, sampling)
         position, recorded = self._used[key], self._answers.get(key, [])
         if position >= len(recorded):
             raise ModelError(self._miss(key, messages, len(recorded)), failure="invalid")

@@ -3,12 +3,15 @@
     model = Retrying(Budgeted(Limited(load_model("openai/gpt-4o-mini"), 8), budget))
 
 The order matters: with ``Retrying`` outside each attempt is checked against the budget and charged; with ``Cached``
-outside of both a hit needs no budget.
+outside of both a hit needs no budget. A wrapper takes adapters as what it wraps does; ``adaptable`` says whether.
 """
 
 import asyncio
+import copy
 from collections import OrderedDict
 from collections.abc import Awaitable, Sequence
+from pathlib import Path
+from typing import Self
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import msgspec
@@ -16,12 +19,12 @@ import msgspec
 from whet.core.budget import Budget, Cost
 from whet.core.errors import BudgetError, ModelError, ModelFailure, UserError
 from whet.core.models.backoff import Backoff
-from whet.core.models.model import Model
+from whet.core.models.model import Adaptable, Model
 from whet.core.models.pricing import Estimate, Price, estimate_call
 from whet.core.models.recorded import Exchange, Tape, request_key
 from whet.core.records import Completion, Message, Sampling, ToolSpec, Usage
 
-__all__ = ["Budgeted", "Cached", "Limited", "Recording", "Retrying", "Wrapper"]
+__all__ = ["Budgeted", "Cached", "Limited", "Recording", "Retrying", "Wrapper", "adaptable", "need_adaptable"]
 
 
 class Wrapper:
@@ -44,6 +47,44 @@ class Wrapper:
     ) -> Completion:
         """Returns the wrapped model's answer."""
         return await self.model.complete(messages, tools=tools, sampling=sampling)
+
+    @property
+    def base(self) -> str:
+        """The folder of the wrapped model's base weights; raises as ``need_adaptable``."""
+        return need_adaptable(self.model).base
+
+    async def adapted(self, adapter: Path) -> Self:
+        """Returns the wrapped model under an adapter, with the same budget, limit, cache or tape around it.
+
+        Raises:
+            UserError: the adapter does not fit, or the wrapped model takes none.
+        """
+        other = copy.copy(self)
+        other.model = await need_adaptable(self.model).adapted(adapter)
+        return other
+
+
+def adaptable(model: Model) -> Adaptable | None:
+    """Returns the model as one that takes adapters, ``None`` where it, or what it wraps, takes none."""
+    inner = model
+    while isinstance(inner, Wrapper):
+        inner = inner.model
+    return model if isinstance(inner, Adaptable) and isinstance(model, Adaptable) else None
+
+
+def need_adaptable(model: Model) -> Adaptable:
+    """Returns the model as one that takes adapters.
+
+    Raises:
+        UserError: it takes none.
+    """
+    found = adaptable(model)
+    if found is None:
+        raise UserError(
+            f"model {model.name!r} takes no adapters; load its weights as hf:FOLDER, or from a vLLM server as "
+            "vllm:FOLDER (base_url= names one that runs)"
+        )
+    return found
 
 
 class Budgeted(Wrapper):

@@ -2,12 +2,15 @@
 
 model = TinyModel()
 completion = await model.complete([Message(role="user", content="Write solve(x): zorp.")])
+other = await model.adapted(Path("./lora"))             # both can be used
 """
 
 import asyncio
+import copy
 import functools
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
+from whet.core.adapters import adapter_version, check_fit
 from whet.core.errors import ModelError, RefusedError, UserError
 from whet.core.models.pricing import Estimate
 from whet.core.models.tiny.blas import one_blas_thread
@@ -27,6 +31,7 @@ __all__ = ["WEIGHTS", "TinyModel"]
 
 WEIGHTS = Path(__file__).parent / "weights"
 _MAX_TOKENS = 256
+_KEPT = 8  # adapters that stay merged: a copy of the weights each
 _TEMPERATURE = 0.5  # at 1 the tail of so small a model shows; a guess is as good as uniform at either
 
 
@@ -62,21 +67,54 @@ class TinyModel:
     """
 
     def __init__(self, adapter: str | Path | None = None, *, folder: str | Path = WEIGHTS) -> None:
-        folder, self._adapter = Path(folder), Path(adapter) if adapter is not None else None
-        if not (folder / "tokenizer.json").is_file():
-            raise UserError(f"no model in {str(folder)!r}; it must hold config.json, model.safetensors, tokenizer.json")
-        self._tokenizer = ChatTokenizer(Tokenizer.from_file(str(folder / "tokenizer.json")))
-        self._llama = _shipped() if folder == WEIGHTS and adapter is None else load_llama(folder, self._adapter)
-        self._own = folder == WEIGHTS
-        self._folder = folder
-        self._lock = threading.Lock()
+        self._folder, self._own, self._version = Path(folder), Path(folder) == WEIGHTS, ""
+        if not (self._folder / "tokenizer.json").is_file():
+            raise UserError(
+                f"no model in {str(self._folder)!r}; it must hold config.json, model.safetensors, tokenizer.json"
+            )
+        self._tokenizer = ChatTokenizer(Tokenizer.from_file(str(self._folder / "tokenizer.json")))
+        self._lock, self._loading = threading.Lock(), threading.Lock()
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tiny-model")
+        self._kept: OrderedDict[str, Llama] = OrderedDict()
+        if adapter is None:
+            self._llama = _shipped() if self._own else load_llama(self._folder, None)
+        else:
+            self._version = adapter_version(adapter)
+            self._llama = self._merged(Path(adapter), self._version)
 
     @property
     def name(self) -> str:
-        """``tiny``, or the folder's name; ``+`` and the adapter's folder name when there is one."""
+        """``tiny``, or with the folder's name; ``+`` and the first 12 digits of the adapter's version."""
         base = "tiny" if self._own else f"tiny:{self._folder.name}"
-        return base if self._adapter is None else f"{base}+{self._adapter.name}"
+        return f"{base}+{self._version[:12]}" if self._version else base
+
+    @property
+    def base(self) -> str:
+        """The folder of the weights without adapter."""
+        return str(self._folder)
+
+    async def adapted(self, adapter: Path) -> "TinyModel":
+        """Returns this model under an adapter, merged into a copy of the weights; the last eight stay merged.
+
+        Raises:
+            UserError: the adapter does not fit.
+        """
+        return await asyncio.to_thread(self._under, adapter)
+
+    def _under(self, adapter: Path) -> "TinyModel":
+        other, version = copy.copy(self), adapter_version(adapter)
+        other._version, other._llama = version, self._merged(adapter, version)
+        return other
+
+    def _merged(self, adapter: Path, version: str) -> Llama:
+        with self._loading:
+            if version not in self._kept:
+                check_fit(adapter, self._folder)
+                self._kept[version] = load_llama(self._folder, adapter)
+                if len(self._kept) > _KEPT:
+                    self._kept.popitem(last=False)
+            self._kept.move_to_end(version)
+            return self._kept[version]
 
     def estimate(self, messages: Sequence[Message], *, tools: Sequence[ToolSpec], sampling: Sampling) -> Estimate:
         """Returns the exact number of input tokens and the most output tokens; free of charge."""
