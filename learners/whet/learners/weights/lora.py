@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from whet.core.errors import UserError
+from whet.core.ids import digest
 from whet.learners.weights.config import TrainConfig
 from whet.learners.weights.logprobs import token_logprobs
 from whet.learners.weights.packing import Packed, use_packed_attention
@@ -74,6 +75,11 @@ class TunedModel:
         output = self.causal.get_output_embeddings()
         assert isinstance(output, nn.Linear), "checked when the model was loaded"
         return output.weight
+
+    def fingerprint(self) -> str:
+        """Returns a digest of a few numbers of every parameter: models of one shape differ in it, too."""
+        sample = [p.detach().flatten()[:8].float().cpu() for p in self.causal.parameters()]
+        return digest(torch.cat(sample).numpy().tobytes())[:16]
 
     def factors(self) -> dict[str, nn.Parameter]:
         """Returns the trainable LoRA factors by name."""
