@@ -13,7 +13,10 @@ side by side (best of n, tree search) are conversations of their own.
 from collections.abc import Iterable, Sequence
 from typing import Literal, TypeAlias
 
+import msgspec
+
 from whet.core.errors import UserError
+from whet.core.prompting import describe_failure
 from whet.core.records import Critique, Feedback, Message, Record, Task, Verdict
 from whet.learners.weights.experience import Attempt, Episode, outcome
 from whet.learners.weights.rows import Piece, Row, Sampled
@@ -22,6 +25,7 @@ __all__ = ["Conversation", "RewardKind", "Turn", "by_task", "conversations", "ne
 
 RewardKind: TypeAlias = Literal["pass", "score"]
 
+_MAX_CHECKS = 3
 _HARMFUL = ("timeout", "tampered")  # outcomes that no verdict judges, and that must not pay
 
 
@@ -35,9 +39,12 @@ class Turn(Record, frozen=True, kw_only=True):
 
     @property
     def said(self) -> tuple[str, ...]:
-        """What critics found wrong with it, and people's comments on it."""
+        """What critics found wrong with it and people's comments on it; else its first failing checks, in words."""
         negative = [critique.text for critique in self.critiques if critique.sign == "negative"]
-        return (*negative, *(item.text for item in self.feedback if item.kind == "comment" and item.text.strip()))
+        remarks = [item.text for item in self.feedback if item.kind == "comment" and item.text.strip()]
+        failing = [check for verdict in self.verdicts for check in verdict.checks if not check.passed]
+        worded = [describe_failure(c.call, c.got, c.expected) for c in failing if c.call and c.expected]
+        return tuple(dict.fromkeys((*negative, *remarks))) or tuple(worded[:_MAX_CHECKS])
 
     @property
     def passed(self) -> bool | None:
@@ -97,6 +104,12 @@ class Conversation(Record, frozen=True, kw_only=True):
         return self.prompt == self.episode.prompt
 
     @property
+    def attempt(self) -> "Conversation":
+        """The same up to the first turn that was judged: what was done without having heard of a verdict."""
+        ends = (index for index, turn in enumerate(self.turns) if turn.score is not None)
+        return msgspec.structs.replace(self, turns=self.turns[: next(ends, len(self.turns)) + 1])
+
+    @property
     def final(self) -> float | None:
         """The score of the last turn that was judged."""
         return next((turn.score for turn in reversed(self.turns) if turn.score is not None), None)
@@ -106,6 +119,16 @@ class Conversation(Record, frozen=True, kw_only=True):
         """The ids of the run, and of the verdicts and critiques on its turns."""
         said = [id for turn in self.turns for id in turn.sources]
         return tuple(dict.fromkeys((self.episode.run.id, *said)))
+
+    def replies(self, index: int) -> tuple[Message, ...]:
+        """Returns what was said between a turn and the next one: results of tools, or what the user wrote."""
+        if index + 1 == len(self.turns):
+            return ()
+        return self.turns[index + 1].attempt.messages[len(self.turns[index].attempt.messages) + 1 :]
+
+    def alone(self, index: int, **fields: object) -> Row:
+        """Returns the row in which one turn counts, and the dialogue before it is context."""
+        return self.row([1.0 if number == index else None for number in range(len(self.turns))], **fields)
 
     def row(self, weights: Sequence[float | None], **fields: object) -> Row:
         """Returns the row in which the turns count with these weights; a turn of ``None`` is context.
