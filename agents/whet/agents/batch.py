@@ -29,6 +29,7 @@ async def run_tasks(
     budget: Budget | None = None,
     purpose: Purpose = "train",
     policy: Policy | None = None,
+    tags: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> list[RunResult]:
     """Returns a result for each task and seed, in order, each durable.
@@ -50,7 +51,7 @@ async def run_tasks(
     async def work(tell: Progress) -> None:
         for number in numbers:
             task, seed = jobs[number]
-            result = await agent.arun(task, seed=seed, budget=budget, purpose=purpose, policy=policy)
+            result = await agent.arun(task, seed=seed, budget=budget, purpose=purpose, policy=policy, tags=tags)
             results[number] = result
             tell(result)
 

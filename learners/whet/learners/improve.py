@@ -130,6 +130,7 @@ async def improve(
         budget=budget or Budget(),
         train=train,
         heldout=heldout,
+        held_back=[task for task in tasks.tasks if task.split != "train"],
         learners=named,
         job=job,
         tell=on_event or (lambda event: None),
@@ -153,6 +154,7 @@ class _Loop:
     budget: Budget
     train: Sequence[Task]
     heldout: Sequence[Task]
+    held_back: Sequence[Task]
     learners: Sequence[Learner]
     job: Job
     tell: Callable[[Event], None]
@@ -198,7 +200,7 @@ class _Loop:
         self._say("round", f"round {number + 1}: learner {learner.name}")
         rate = await self._run_train(number)
         promoted = False
-        view = TrainMemory(self.memory)
+        view = TrainMemory(self.memory, self.agent, self.train, held_back=self.held_back)
         async for proposal in learner.propose(view, await incumbent_arm(self.memory), self.budget):
             promoted |= await self._consider(proposal)
         await self._save(

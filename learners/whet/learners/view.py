@@ -4,19 +4,31 @@ view = TrainMemory(memory)
 for judged in await view.judged():          # runs with their task and the verdicts on their final answer
     ...
 await view.task(heldout.id)                 # RefusedError: only the gate may read it
+
+A view with an agent can also practise: run it on training tasks under a policy that is not in force.
 """
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
-from whet.core.errors import RefusedError
-from whet.core.records import Critique, Feedback, Lesson, Record, Run, Split, Task, Verdict
+from whet.core.budget import Budget
+from whet.core.errors import NotFoundError, RefusedError, UserError
+from whet.core.policy import Policy
+from whet.core.records import Critique, Feedback, Lesson, Record, Run, Split, Step, Task, Verdict
 from whet.memory import Memory
+
+if TYPE_CHECKING:
+    from whet.agents import Agent, RunResult
+    from whet.learners.weights.heldback import HeldBack
 
 __all__ = ["Judged", "TrainMemory", "current_lessons"]
 
 PURPOSES = ("train", "live", "import")
 _CHUNK = 400
+
+OfRun: TypeAlias = Step | Verdict | Critique | Feedback
+R = TypeVar("R", Step, Verdict, Critique, Feedback)
 
 
 class Judged(Record, frozen=True, kw_only=True):
@@ -38,11 +50,42 @@ class Judged(Record, frozen=True, kw_only=True):
 
 
 class TrainMemory:
-    """A memory as learners see it. ``limit`` bounds how many of the newest runs are looked at."""
+    """A memory as learners see it.
 
-    def __init__(self, memory: Memory, *, limit: int = 5000) -> None:
+    Args:
+        memory: the memory behind it.
+        agent: what practises; it has to use the same memory.
+        tasks: the training tasks at hand; all that the memory holds unless given.
+        held_back: tasks that nobody may learn from and that the memory does not hold yet.
+        limit: how many of the newest runs are looked at.
+
+    Raises:
+        RefusedError: one of the tasks is held out or sealed.
+    """
+
+    def __init__(
+        self,
+        memory: Memory,
+        agent: "Agent | None" = None,
+        tasks: Sequence[Task] = (),
+        *,
+        held_back: Sequence[Task] = (),
+        limit: int = 5000,
+    ) -> None:
+        for task in tasks:
+            _refuse(f"task {task.id!r}", task.split)
+        self._agent = agent
+        self.limit = limit
         self._memory = memory
-        self._limit = limit
+        self._given = tuple(tasks)
+        self._held_back = tuple(held_back)
+        self._index: HeldBack | None = None
+        self._admitted: set[str] = set()
+
+    @property
+    def can_practise(self) -> bool:
+        """Whether there is an agent to run."""
+        return self._agent is not None
 
     async def task(self, task_id: str) -> Task:
         """Returns a training task.
@@ -68,12 +111,42 @@ class TrainMemory:
         await self.task(run.task_id)
         return run
 
-    async def runs(self) -> list[Run]:
-        """Returns the newest finished runs on training tasks, oldest first."""
-        where = {"purpose": PURPOSES, "status": "done"}
-        found = await self._memory.find(Run, where=where, newest_first=True, limit=self._limit)
+    async def runs(self, *, unfinished: bool = False) -> list[Run]:
+        """Returns the newest finished runs on training tasks, oldest first; with ``unfinished`` those of any status."""
+        where = {"purpose": PURPOSES} if unfinished else {"purpose": PURPOSES, "status": "done"}
+        found = await self._memory.find(Run, where=where, newest_first=True, limit=self.limit)
         splits = {task.id: task.split for task in await self._tasks(run.task_id for run in found)}
-        return [run for run in reversed(found) if splits.get(run.task_id) == "train"]
+        runs = [run for run in reversed(found) if splits.get(run.task_id) == "train"]
+        self._admitted |= {run.id for run in runs}
+        return runs
+
+    async def overlooked(self) -> int:
+        """Returns how many runs are older than the newest ``limit``, which are all that is looked at."""
+        return max(await self._memory.count(Run, where={"purpose": PURPOSES}) - self.limit, 0)
+
+    async def tasks(self, ids: Iterable[str] | None = None) -> list[Task]:
+        """Returns the training tasks at hand, or those of these ids; others are left out."""
+        if ids is None and self._given:
+            return list(self._given)
+        found = await (self._memory.find(Task, where={"split": "train"}) if ids is None else self._tasks(ids))
+        return [task for task in found if task.split == "train"]
+
+    async def policy(self, ref: str) -> str:
+        """Returns the digest of the policy that a reference (a digest's beginning, a tag, ``head``) names.
+
+        Raises:
+            NotFoundError: nothing, or several policies, go by that name.
+        """
+        return await self._memory.policies.resolve(ref)
+
+    async def held_back(self) -> "HeldBack":
+        """Returns what tells whether a text comes from a held-out or sealed task: hashes and vectors, no text."""
+        from whet.learners.weights.heldback import HeldBack
+
+        if self._index is None:
+            stored = await self._memory.find(Task, where={"split": ["heldout", "sealed"]})
+            self._index = HeldBack.of({task.id: task for task in (*stored, *self._held_back)}.values())
+        return self._index
 
     async def judged(self) -> list[Judged]:
         """Returns the runs that were judged, with their tasks and the verdicts on their final answers."""
@@ -92,24 +165,90 @@ class TrainMemory:
 
     async def feedback(self) -> list[Feedback]:
         """Returns the feedback on training tasks and on runs of them, oldest first."""
-        found = await self._memory.find(Feedback, newest_first=True, limit=self._limit)
+        found = await self._memory.find(Feedback, newest_first=True, limit=self.limit)
         runs = {run.id: run for run in await self._runs(item.run_id for item in found if item.run_id)}
         splits = {task.id: task.split for task in await self._tasks(_task_of(item, runs) for item in found)}
         return [item for item in reversed(found) if splits.get(_task_of(item, runs)) == "train"]
 
     async def critiques(self, run_ids: Sequence[str]) -> list[Critique]:
-        """Returns the critiques of runs on training tasks.
+        """Returns the critiques of runs on training tasks; raises like ``about``."""
+        return await self.about(Critique, run_ids)
+
+    async def about(self, kind: type[R], run_ids: Sequence[str], *, kinds: Sequence[str] = ()) -> list[R]:
+        """Returns the steps, verdicts, critiques or feedback of runs on training tasks, in order of time.
+
+        Steps come in the order of their runs, of all ``kinds`` unless given (``model_call``, ``verdict``, …).
 
         Raises:
+            NotFoundError: there is no such run.
             RefusedError: one of the runs is no run on a training task.
         """
-        for run_id in run_ids:
-            await self.run(run_id)
-        return [c for chunk in _chunks(run_ids) for c in await self._memory.find(Critique, where={"run_id": chunk})]
+        await self._admit(run_ids)
+        extra = {"kind": list(kinds)} if kinds else {}
+        where = [{"run_id": chunk, **extra} for chunk in _chunks(run_ids)]
+        return [record for each in where for record in await self._memory.find(kind, where=each)]
+
+    async def _admit(self, run_ids: Sequence[str]) -> None:
+        """Refuses runs that a learner may not see; the check is made for many at once, and once for each."""
+        new = [id for id in run_ids if id not in self._admitted]
+        runs = {run.id: run for run in await self._runs(new)}
+        splits = {task.id: task.split for task in await self._tasks(run.task_id for run in runs.values())}
+        for id in new:
+            if id not in runs or splits.get(runs[id].task_id) != "train":
+                await self.run(id)
+                raise NotFoundError(f"no Run {id!r}; give the whole id")
+        self._admitted |= set(new)
 
     async def lessons(self) -> list[Lesson]:
         """Returns the newest version of every lesson, retired ones included."""
         return await current_lessons(self._memory)
+
+    async def practise(
+        self,
+        tasks: Sequence[Task],
+        *,
+        policy: Policy | None = None,
+        seeds: Sequence[int] = (0,),
+        budget: Budget | None = None,
+        concurrency: int = 4,
+        tags: Sequence[str] = (),
+    ) -> "list[RunResult]":
+        """Returns a result for each training task and seed, in order, run under a policy that need not be in force.
+
+        The runs are recorded with purpose ``train``. When the budget is spent, the runs left are ``cancelled``.
+
+        Raises:
+            UserError: this view has no agent, or the policy does not fit it.
+            RefusedError: one of the tasks is held out or sealed; nothing is run.
+        """
+        if self._agent is None:
+            raise UserError(
+                "this learner runs the agent: whet improve TASKS --learners NAME, or whet learn NAME --tasks TASKS"
+            )
+        from whet.agents import run_tasks
+
+        await self._refuse_held_back(tasks)
+        if policy is not None:
+            await self._memory.policies.put(policy)
+        return await run_tasks(
+            self._agent,
+            tasks,
+            seeds=seeds,
+            concurrency=concurrency,
+            budget=budget,
+            purpose="train",
+            policy=policy,
+            tags=tags,
+            progress=lambda result: None,
+        )
+
+    async def _refuse_held_back(self, tasks: Sequence[Task]) -> None:
+        """Refuses tasks by the split they are given with, and by the split that is on record under their id."""
+        for task in (*tasks, *await self._tasks(task.id for task in tasks)):
+            _refuse(f"task {task.id!r}", task.split)
+        splits = {task.id: task.split for task in self._held_back}
+        for task in tasks:
+            _refuse(f"task {task.id!r}", splits.get(task.id, "train"))
 
     async def _tasks(self, ids: Iterable[str]) -> list[Task]:
         wanted = sorted({id for id in ids if id})

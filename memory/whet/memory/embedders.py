@@ -124,6 +124,10 @@ class HashedNgrams:
 
     async def embed(self, texts: Sequence[str]) -> Vectors:
         """Returns (texts, dims); see ``Embedder``. Raises nothing."""
+        return self.vectors(texts)
+
+    def vectors(self, texts: Sequence[str]) -> Vectors:
+        """Returns what ``embed`` does, for code that is not asynchronous."""
         out = np.zeros((len(texts), self._dims), dtype=np.float32)
         for row, text in zip(out, texts, strict=True):
             self._fill(row, text)

@@ -22,13 +22,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from whet.core.errors import UserError
-from whet.core.ids import now_ms
+from whet.core.ids import parse_since
 from whet.core.wire import decode, encode
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["AsJson", "Row", "View", "console", "emit_json", "is_time", "listing", "note", "parse_since"]
+__all__ = ["AsJson", "Row", "View", "console", "emit_json", "is_time", "listing", "note"]
 
 SCHEMA = 1
 Row = Mapping[str, object]
@@ -51,7 +51,6 @@ EXPENDABLE = (
 IDS = ("id", "key", "policy", "incumbent")
 MIN_PROSE = 14
 MAX_PROSE = 60
-_UNITS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
 
 
 def console(*, stderr: bool = False) -> "Console":
@@ -78,21 +77,6 @@ def emit_json(value: object) -> None:
     if isinstance(plain, dict):
         plain = {"schema": SCHEMA, **plain}
     print(encode(plain).decode())
-
-
-def parse_since(text: str) -> int:
-    """Returns the UTC milliseconds of ``7d``, ``12h``, ``30m`` ago or of an ISO date.
-
-    Raises:
-        UserError: neither a duration nor a date.
-    """
-    if match := re.fullmatch(r"(\d+)([smhdw])", text):
-        return now_ms() - int(match[1]) * _UNITS[match[2]]
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise UserError(f"--since {text!r} is no duration such as 7d, 12h, 30m and no ISO date") from None
-    return int(moment.replace(tzinfo=moment.tzinfo or UTC).timestamp() * 1000)
 
 
 @dataclass(frozen=True)
