@@ -7,6 +7,8 @@ experience.groups()          # episodes by task
 
 from collections.abc import Iterable
 
+import msgspec
+
 from whet.core.records import Completion, Critique, Feedback, Message, Record, Run, Sampling, Task, ToolSpec, Verdict
 
 __all__ = ["Attempt", "Episode", "Experience", "outcome"]
@@ -98,11 +100,15 @@ class Episode(Record, frozen=True, kw_only=True):
 
 
 class Experience(Record, frozen=True, kw_only=True):
-    """Episodes, oldest first, and feedback on training tasks that belongs to no run."""
+    """Episodes, oldest first, and feedback on training tasks that belongs to no run.
+
+    ``tasks`` are the training tasks at hand. ``left_out`` says how much was not taken, by reason.
+    """
 
     episodes: tuple[Episode, ...] = ()
     feedback: tuple[Feedback, ...] = ()
     tasks: tuple[Task, ...] = ()
+    left_out: dict[str, int] = msgspec.field(default_factory=dict)
 
     def groups(self) -> dict[str, list[Episode]]:
         """Returns the episodes of each task, in order."""
