@@ -39,7 +39,7 @@ from whet.core import (
     Verdict,
     digest,
 )
-from whet.core.models import Budgeted, Model, as_model
+from whet.core.models import Budgeted, Model, adaptable, as_model
 from whet.feedback import verify_all
 from whet.sandboxes import SandboxSpec
 
@@ -237,12 +237,15 @@ class Agent:
     ) -> Execution:
         """Returns the run bound to all that it needs, for ``start`` or ``resume``; the agent has to be entered.
 
-        A run that was briefed before (it is resumed or replayed) is told what it was told then.
+        A run that was briefed before (it is resumed or replayed) is told what it was told then. The model is the
+        agent's under the policy's adapter; a replay asks none, so it needs no adapter.
 
         Raises:
-            UserError: the policy does not fit the agent.
+            UserError: the policy does not fit the agent, or its adapter does not fit the model.
         """
         memory, knobs = self.resources.memory, self.knobs(policy)
+        live = playback is None or playback.live
+        model = await self.resources.adapted(self.model, policy) if live else self.model
         briefing = await self._brief(task, run, policy, knobs, lessons)
         run = msgspec.structs.replace(
             run,
@@ -254,12 +257,13 @@ class Agent:
         context = AgentContext(
             task=task,
             run=run,
-            bounded=self.model if budget is None else Budgeted(self.model, budget),
+            bounded=model if budget is None else Budgeted(model, budget),
             policy=policy,
             knobs=knobs,
             system_message=briefing.system,
             recorder=GraphRecorder(trace, budget=budget),
             calls=run.usage.calls,
+            logprobs=run.purpose in ("train", "live") and adaptable(model) is not None,
             tools={**self.tools, **toolbox([open_skill])} if self.tools and policy.skill_names() else self.tools,
             open_sandbox=self.resources.workspace,
             verifier=self._verify or self._verify_by_task,

@@ -207,5 +207,6 @@ class PlaybackModel:
 
 
 def call_key(messages: Sequence[Message], tools: Sequence[ToolSpec] = (), sampling: Sampling | None = None) -> str:
-    """Returns the digest of what a model was asked."""
-    return digest(encode([tuple(messages), tuple(tools), sampling]))
+    """Returns the digest of what a model was asked, but for logprobs, which change no answer."""
+    asked = None if sampling is None else msgspec.structs.replace(sampling, logprobs=False)
+    return digest(encode([tuple(messages), tuple(tools), asked]))

@@ -2,16 +2,19 @@
 
 async with resources:            # counted: the first to enter opens, the last to leave closes
     resources.memory, resources.sandboxes
+    model = await resources.adapted(model, policy)       # under the policy's LoRA weights, where it has any
 """
 
 import asyncio
+from collections import OrderedDict
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeAlias
 
 import msgspec
 
-from whet.core import Policy, Task
+from whet.core import Policy, Task, UserError
+from whet.core.models import Model, adaptable
 from whet.feedback import FreshSandboxes
 from whet.sandboxes import Sandbox, SandboxSpec
 
@@ -19,6 +22,8 @@ if TYPE_CHECKING:
     from whet.memory import Memory
 
 __all__ = ["Resources", "SandboxLike"]
+
+_KEPT = 8  # models under adapters: the incumbent, candidates, and the policies of resumed runs
 
 SandboxLike: TypeAlias = str | SandboxSpec | FreshSandboxes | Sandbox
 
@@ -33,6 +38,8 @@ class Resources:
         self._users = 0
         self._lock = asyncio.Lock()
         self._known: set[str] = set()
+        self._adapting = asyncio.Lock()
+        self._adapted: OrderedDict[str, Model] = OrderedDict()
         self.memory: Memory | None = None
         self._sandboxes: FreshSandboxes | None = None
 
@@ -66,6 +73,7 @@ class Resources:
             self._users -= 1
             if self._users == 0:
                 self._known.clear()
+                self._adapted.clear()
                 self.memory, self._sandboxes = None, None
                 await asyncio.shield(self._stack.aclose())
 
@@ -106,6 +114,30 @@ class Resources:
                 await self.memory.put(*new)
             self._known |= {digest, *(task.id for task in new)}
         return digest
+
+    async def adapted(self, model: Model, policy: Policy) -> Model:
+        """Returns the agent's model under the adapter of a policy; as it is where the policy has none.
+
+        Raises:
+            UserError: there is no memory that has the adapter, the model takes none, or it does not fit.
+        """
+        if not (digest := policy.adapter):
+            return model
+        able, brings = adaptable(model), f"policy {policy.digest[:12]!r} brings adapter {digest[:12]!r}"
+        if self.memory is None:
+            raise UserError(f"{brings}, and the agent has no memory to take it from; make it with Agent(…, memory=…)")
+        if able is None:
+            raise UserError(
+                f"{brings}, and model {model.name!r} takes none; use tiny, hf:FOLDER or vllm:FOLDER, or a policy "
+                "without the file 'adapter'"
+            )
+        async with self._adapting:
+            if digest not in self._adapted:
+                self._adapted[digest] = await able.adapted(await self.memory.adapter(digest))
+            self._adapted.move_to_end(digest)
+            if len(self._adapted) > _KEPT:
+                self._adapted.popitem(last=False)
+            return self._adapted[digest]
 
     def in_scope(self, task: Task) -> Task:
         """Returns the task as one of the memory's scope."""

@@ -106,6 +106,7 @@ class AgentContext:
 
     ``bounded`` is the model under the run's budget, unrecorded; ``model`` is the same one, recorded. ``knobs`` are the
     policy's settings with the defaults filled in. ``attempts`` are the answers judged so far and their verdicts.
+    ``logprobs`` asks for logprobs and token ids with every answer, so that training uses exactly what was sampled.
     """
 
     task: Task
@@ -124,6 +125,7 @@ class AgentContext:
     attempts: "dict[str | None, asyncio.Future[tuple[Verdict, ...]]]" = field(default_factory=dict)
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
     calls: int = 0
+    logprobs: bool = False
     _box: "asyncio.Future[Sandbox] | None" = None
     _stack: AsyncExitStack = field(default_factory=AsyncExitStack)
 
@@ -167,7 +169,12 @@ class AgentContext:
             sample, self.calls = self.calls, self.calls + 1
         seed = int.from_bytes(hashlib.sha256(f"{self.run.seed}/{sample}".encode()).digest()[:4], "big") >> 1
         temperature, max_tokens = self.knobs.get("temperature"), self.knobs.get("max_tokens")
-        return Sampling(temperature=temperature, max_tokens=None if max_tokens is None else int(max_tokens), seed=seed)
+        return Sampling(
+            temperature=temperature,
+            max_tokens=None if max_tokens is None else int(max_tokens),
+            seed=seed,
+            logprobs=self.logprobs,
+        )
 
     async def ask(
         self, messages: Sequence[Message], *, tools: Sequence[ToolSpec] = (), sample: int | None = None

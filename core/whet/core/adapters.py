@@ -35,6 +35,7 @@ __all__ = [
     "base_digest",
     "check_fit",
     "describe",
+    "is_unpacked",
     "pack",
     "read_card",
     "unpack",
@@ -171,7 +172,7 @@ def unpack(data: bytes, folder: str | Path) -> Path:
         UserError: the bytes are damaged, or are no adapter.
     """
     folder, name = Path(folder), describe(data).digest
-    if _is_whole(folder, name):
+    if is_unpacked(folder, name):
         return folder
     metadata = _metadata(data)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -189,6 +190,12 @@ def unpack(data: bytes, folder: str | Path) -> Path:
     return folder
 
 
+def is_unpacked(folder: Path, name: str) -> bool:
+    """Returns whether a folder holds the whole adapter of the digest ``name``."""
+    weights = folder / WEIGHTS
+    return all((folder / part).is_file() for part in (CONFIG, CARD, WEIGHTS)) and _file_digest(weights) == name
+
+
 def _move(new: Path, folder: Path, name: str) -> None:
     """Puts a whole folder in its place; somebody else may do the same at this moment, or have left a torn one."""
     for _ in range(2):
@@ -196,17 +203,12 @@ def _move(new: Path, folder: Path, name: str) -> None:
             new.rename(folder)
             return
         except OSError:
-            if _is_whole(folder, name):
+            if is_unpacked(folder, name):
                 return
             if not folder.is_dir():
                 raise
             shutil.rmtree(folder)
     raise UserError(f"{str(folder)!r} is being written by somebody else; try again, or name another folder")
-
-
-def _is_whole(folder: Path, name: str) -> bool:
-    weights = folder / WEIGHTS
-    return all((folder / part).is_file() for part in (CONFIG, CARD, WEIGHTS)) and _file_digest(weights) == name
 
 
 def _tidy(config: Mapping[str, Json], card: AdapterCard) -> dict[str, Json]:

@@ -158,6 +158,17 @@ class Memory:
         """
         return await self.store.read(lambda connection: read_blob(connection, digest))
 
+    async def adapter(self, digest: str) -> Path:
+        """Returns the peft folder of the adapter that a policy names, unpacked beside the store; a cache, made once.
+
+        Raises:
+            NotFoundError: the store has no such blob.
+            UserError: the blob is no adapter.
+        """
+        from whet.memory.adapters import unpacked
+
+        return await unpacked(self.store, digest)
+
     # --- changes ----------------------------------------------------------------------------------------------------
 
     async def changes(self, *, limit: int | None = None, since: int | None = None) -> list[Change]:
