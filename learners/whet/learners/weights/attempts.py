@@ -76,6 +76,7 @@ def attempts_of(
             messages=call.body.messages,
             completion=call.completion,
             tools=call.body.tools,
+            sampling=call.body.sampling,
             verdicts=tuple(judged[place]),
             critiques=tuple(said[place]),
             step_id=call.step.id,
