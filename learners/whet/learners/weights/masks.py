@@ -16,13 +16,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NoReturn, TypeAlias
 
-import msgspec
-
 from whet.core.errors import ModelError, RefusedError, UserError
 from whet.core.models.chat_template import ChatTemplate
 from whet.core.records import Completion, Message
 from whet.learners.weights.rows import Row
-from whet.learners.weights.spans import Found, decoded, find_content, mark, positions
+from whet.learners.weights.spans import Found, decoded, find_recorded, find_told, mark, positions
 
 __all__ = ["Dropped", "Reason", "Told", "Turn", "join_turns", "read_turns", "weigh"]
 
@@ -30,7 +28,6 @@ Reason: TypeAlias = Literal[
     "too long", "nothing counts", "empty answer", "template", "special token", "recorded", "pair"
 ]
 
-_PROBE = "\ue000"
 _SPLIT = "train on each call as a row of its own (split_calls)"
 
 
@@ -47,12 +44,14 @@ class Dropped(UserError):
 class Told:
     """A message as the chat template tells it.
 
-    ``opened`` is the text before the answer and ``text`` the answer up to the end of the turn; ``prompt`` and
-    ``answer`` are their tokens, and ``spans`` the characters of ``text`` that each token of the answer stands for.
+    ``opened`` is the text before the answer and ``text`` the answer up to the end of the turn, with the message's
+    ``content`` in it; ``prompt`` and ``answer`` are their tokens, and ``spans`` the characters of ``text`` that each
+    token of the answer stands for.
     """
 
     opened: str
     text: str
+    content: Found
     prompt: list[int]
     answer: list[int]
     spans: list[tuple[int, int]]
@@ -169,17 +168,14 @@ def _told(row: Row, number: int, template: ChatTemplate) -> Told:
         same = len(os.path.commonprefix([opened, text]))  # noqa: RUF071  # of characters, not of folders
         asked, has = opened[same:][:40], text[same:][:40]
         _refuse(f"{name} asks for message {number} with {asked!r}, where the conversation with the answer has {has!r}")
-    told = _closed(opened, text, number, template)
-    if find_content(template, message, told.text) is None:
-        _refuse(f"{name} does not tell message {number} as it was written (it drops or rewrites a part)")
-    return told
+    return _closed(opened, text, row, number, template)
 
 
 def _refuse(what: str) -> NoReturn:
     raise Dropped("template", f"{what}; learn from answers recorded with their tokens, or take another template")
 
 
-def _closed(opened: str, text: str, number: int, template: ChatTemplate) -> Told:
+def _closed(opened: str, text: str, row: Row, number: int, template: ChatTemplate) -> Told:
     """Returns the told message up to the token that ends its turn; what a template writes after it is context."""
     prompt, whole = template.tokens(opened).ids, template.tokens(text)
     start = len(opened)
@@ -195,7 +191,14 @@ def _closed(opened: str, text: str, number: int, template: ChatTemplate) -> Told
             f"the chat template of {template.name!r} closes message {number} with none of the tokens that end a turn"
             " (eos_token of the tokenizer, eos_token_id in generation_config.json)"
         )
-    return Told(opened, text[start : start + spans[end][1]], prompt, answer[: end + 1], spans[: end + 1])
+    told = text[start : start + spans[end][1]]
+    content = find_told(template, row.messages[: number + 1], row.tools, opened, told)
+    if content is None:
+        _refuse(
+            f"the chat template of {template.name!r} does not tell message {number} as it was written (it drops or"
+            " rewrites a part)"
+        )
+    return Told(opened, told, content, prompt, answer[: end + 1], spans[: end + 1])
 
 
 def join_turns(turns: Sequence[Turn], template: ChatTemplate) -> tuple[list[int], list[int]]:
@@ -239,31 +242,17 @@ def weigh(turn: Turn, row: Row, template: ChatTemplate) -> list[float | None]:
     """Returns the weight of each token of a turn's answer, ``None`` where it does not count.
 
     Raises:
-        Dropped: the characters of a piece cannot be found in what the template tells, or in what was recorded.
+        Dropped: the characters of a piece cannot be found in what was recorded.
     """
     pieces = [piece for piece in row.pieces if piece.message == turn.message]
     if pieces[0].start == 0 and pieces[0].end is None:
         return [pieces[0].weight] * len(turn.answer)
     message, told = row.messages[turn.message], turn.told
     if told is not None and turn.as_told:
-        text, spans, found = told.text, told.spans[: len(turn.answer)], _place(told, row, turn.message, template)
-    else:
-        text, spans = decoded(turn.answer, template)
-        found = find_content(template, message, text)
-    if found is None or found.at is None:
-        raise Dropped(
-            "template", f"the characters of message {turn.message} cannot be found in what {template.name!r} tells"
-        )
+        places = positions(told.content, message, template, told.text)
+        return mark(pieces, told.spans[: len(turn.answer)], places)
+    text, spans = decoded(turn.answer, template)
+    found = find_recorded(template, message.content, turn.answer, text)
+    if found is None:
+        raise Dropped("recorded", f"the tokens recorded for message {turn.message} do not tell where its text begins")
     return mark(pieces, spans, positions(found, message, template, text))
-
-
-def _place(told: Told, row: Row, number: int, template: ChatTemplate) -> Found | None:
-    """Returns where a told text has its content; where it has it twice, a mark before the content tells which it is."""
-    message = row.messages[number]
-    found = find_content(template, message, told.text)
-    if found is None or found.at is not None:
-        return found
-    marked = msgspec.structs.replace(message, content=_PROBE + message.content)
-    text = template.render((*row.messages[:number], marked), row.tools, answering=False)
-    at = text.find(_PROBE) - len(told.opened)
-    return Found(found.text, at, found.trimmed) if at >= 0 and told.text.startswith(found.text, at) else None

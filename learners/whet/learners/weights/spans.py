@@ -1,7 +1,7 @@
 """Pieces of a message as tokens: characters of its content, found again in what a chat template made of it.
 
-    found = find_content(template, message, text)     # None where the text does not have it
-    positions(found, message, text)[7]                # which character of the content stands at character 7 of the text
+    found = find_told(template, row.messages[:4], row.tools, opened, text)    # None where the text does not have it
+    mark(pieces, spans, positions(found, message, template, text))            # a weight, or None, for each token
 
 A template may put text before and after a content and trim white space off it; more than that is not the same content.
 """
@@ -9,36 +9,76 @@ A template may put text before and after a content and trim white space off it; 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import msgspec
+
+from whet.core.errors import ModelError
 from whet.core.models.chat_template import ChatTemplate
-from whet.core.records import Message
+from whet.core.records import Message, ToolSpec
 from whet.learners.weights.rows import Piece
 
-__all__ = ["Found", "decoded", "find_content", "mark", "positions"]
+__all__ = ["Found", "decoded", "find_recorded", "find_told", "mark", "positions"]
+
+_MARK = "\ufdd1"  # no character: Unicode keeps it for internal use
 
 
 @dataclass(frozen=True)
 class Found:
-    """A content in a text: as it stands there (special tokens guarded), and from which character on.
+    """A content in a text, from character ``at`` on: as it stands there, with special tokens guarded.
 
-    ``at`` is ``None`` where it stands there more than once. ``trimmed``: characters taken off its beginning.
+    ``trimmed``: how many characters of white space were taken off its beginning.
     """
 
     text: str
-    at: int | None
+    at: int
     trimmed: int = 0
 
 
-def find_content(template: ChatTemplate, message: Message, text: str) -> Found | None:
-    """Returns where a text has a message's content; ``None`` where it lacks it, or the name of one of its calls."""
-    if not all(template.guard(call.name) in text for call in message.tool_calls):
+def find_told(
+    template: ChatTemplate, messages: Sequence[Message], tools: Sequence[ToolSpec], opened: str, text: str
+) -> Found | None:
+    """Returns where the content of the last message stands in what a template tells of it after ``opened``.
+
+    ``None``: the template drops or rewrites it, or one of its calls.
+    """
+    message = messages[-1]
+    found = _find_marked(template, messages, tools, opened, text) if message.content.strip() else Found("", 0)
+    if found is None:
         return None
-    content = message.content
-    for kept in (content, content.rstrip(), content.lstrip(), content.strip()):
+    rest = text[: found.at] + text[found.at + len(found.text) :]
+    return found if all(template.guard(call.name) in rest for call in message.tool_calls) else None
+
+
+def _find_marked(
+    template: ChatTemplate, messages: Sequence[Message], tools: Sequence[ToolSpec], opened: str, text: str
+) -> Found | None:
+    """Has the message told once more with a mark at its content's end, so that nothing else is taken for it."""
+    *before, message = messages
+    marked = msgspec.structs.replace(message, content=message.content + _MARK)
+    try:
+        told, mark, _ = template.render([*before, marked], tools, answering=False).partition(_MARK)
+    except ModelError:
+        return None
+    told = told.removeprefix(opened)
+    for kept in (message.content, message.content.lstrip()) if mark else ():
         guarded = template.guard(kept)
-        if guarded in text:
-            clear = text.startswith(guarded) or text.count(guarded) == 1
+        at, trimmed = len(told) - len(guarded), len(message.content) - len(kept)
+        if told.endswith(guarded) and text.startswith(told):
+            return Found(guarded, at, trimmed)
+        if told.endswith(guarded) and text.startswith(told.rstrip()):
+            return Found(guarded.rstrip(), at, trimmed)
+    return None
+
+
+def find_recorded(template: ChatTemplate, content: str, ids: Sequence[int], text: str) -> Found | None:
+    """Returns where a content stands in the text of recorded tokens; ``None`` where that is not clear.
+
+    A server may have taken white space, reasoning and calls out of what the tokens say.
+    """
+    alone = template.decode(ids).strip() == content.strip()
+    for kept in (content, content.rstrip(), content.lstrip(), content.strip()):
+        if kept in text and (alone or text.count(kept) == 1):
             trimmed = 0 if content.startswith(kept) else len(content) - len(content.lstrip())
-            return Found(guarded, text.find(guarded) if clear else None, trimmed)
+            return Found(kept, text.find(kept), trimmed)
     return None
 
 
@@ -47,12 +87,12 @@ def positions(found: Found, message: Message, template: ChatTemplate, text: str)
 
     Before the content that is −1, after it the content's length.
     """
-    start, within, place = found.at or 0, [], found.trimmed
+    within, place = [], found.trimmed
     for character in found.text:
         within.append(place)
         place += not template.is_guard(character)
-    after = len(text) - start - len(within)
-    return [*[-1] * start, *within, *[len(message.content)] * after]
+    after = len(text) - found.at - len(within)
+    return [*[-1] * found.at, *within, *[len(message.content)] * after]
 
 
 def mark(pieces: Sequence[Piece], spans: Sequence[tuple[int, int]], places: Sequence[int]) -> list[float | None]:
