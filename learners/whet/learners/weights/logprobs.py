@@ -3,62 +3,16 @@
     logp_n, entropy_n = token_logprobs(hidden_nd, head_vd, targets_n, chunk=1024)
     divergence_n = divergence(hidden_nd, teacher_nd, head_vd, alpha=0.5, top_k=100, chunk=1024)
 
-Never more than (chunk × vocabulary) logits exist at once, in the forward or the backward pass.
+Never more than a few times (chunk × vocabulary) numbers exist at once. Each result depends on the hidden state of its
+own token alone, so its whole slope, one vector of that size, is computed along with it: the backward pass multiplies
+by it, and no logits are computed twice. The vocabulary head itself is frozen.
 """
 
 import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
-from torch.utils.checkpoint import checkpoint
 
 __all__ = ["divergence", "token_logprobs"]
-
-TINY = 1e-30
-
-
-class _TokenLogprobs(torch.autograd.Function):
-    """log p and entropy per token; the backward pass computes the logits again."""
-
-    @staticmethod
-    def forward(
-        ctx: FunctionCtx, hidden_nd: Tensor, head_vd: Tensor, targets_n: Tensor, chunk: int
-    ) -> tuple[Tensor, Tensor]:
-        count = len(targets_n)
-        logp_n = hidden_nd.new_empty(count, dtype=torch.float32)
-        norm_n, entropy_n = torch.empty_like(logp_n), torch.empty_like(logp_n)
-        for start in range(0, count, chunk):
-            part = slice(start, start + chunk)
-            logits_cv = (hidden_nd[part] @ head_vd.T).float()
-            norm_c = torch.logsumexp(logits_cv, -1)
-            logp_n[part] = logits_cv.gather(1, targets_n[part, None])[:, 0] - norm_c
-            norm_n[part] = norm_c
-            # Σ p·logit by exp in place: the logits are needed once more only for the weighted sum.
-            probs_cv = torch.exp(logits_cv - norm_c[:, None])
-            entropy_n[part] = norm_c - (probs_cv * logits_cv).sum(-1)
-        ctx.save_for_backward(hidden_nd, head_vd, targets_n, norm_n)
-        ctx.chunk = chunk  # type: ignore[attr-defined]
-        ctx.mark_non_differentiable(entropy_n)
-        return logp_n, entropy_n
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: FunctionCtx, grad_n: Tensor, _: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        hidden_nd, head_vd, targets_n, norm_n = ctx.saved_tensors  # type: ignore[attr-defined]
-        wanted = ctx.needs_input_grad  # type: ignore[attr-defined]
-        grad_hidden_nd = torch.empty_like(hidden_nd) if wanted[0] else None
-        grad_head_vd = torch.zeros_like(head_vd, dtype=torch.float32) if wanted[1] else None
-        for start in range(0, len(targets_n), ctx.chunk):  # type: ignore[attr-defined]
-            part = slice(start, start + ctx.chunk)  # type: ignore[attr-defined]
-            # ∂ log p(target) / ∂ logits = onehot(target) − p
-            slope_cv = torch.exp((hidden_nd[part] @ head_vd.T).float() - norm_n[part, None]).neg_()
-            slope_cv.scatter_add_(1, targets_n[part, None], torch.ones_like(slope_cv[:, :1]))
-            slope_cv *= grad_n[part, None]
-            slope_cv = slope_cv.to(hidden_nd.dtype)
-            if grad_hidden_nd is not None:
-                grad_hidden_nd[part] = slope_cv @ head_vd
-            if grad_head_vd is not None:
-                grad_head_vd += (slope_cv.T @ hidden_nd[part]).float()
-        return grad_hidden_nd, None if grad_head_vd is None else grad_head_vd.to(head_vd.dtype), None, None
 
 
 def token_logprobs(hidden_nd: Tensor, head_vd: Tensor, targets_n: Tensor, *, chunk: int) -> tuple[Tensor, Tensor]:
@@ -66,7 +20,8 @@ def token_logprobs(hidden_nd: Tensor, head_vd: Tensor, targets_n: Tensor, *, chu
 
     Only the logprobs carry gradients. ``hidden_nd`` are the hidden states that predict the targets.
     """
-    found: tuple[Tensor, Tensor] = _TokenLogprobs.apply(hidden_nd, head_vd, targets_n, chunk)  # type: ignore[no-untyped-call]
+    wanted = torch.is_grad_enabled() and hidden_nd.requires_grad
+    found: tuple[Tensor, Tensor] = _TokenLogprobs.apply(hidden_nd, head_vd, targets_n, chunk, wanted)  # type: ignore[no-untyped-call]
     return found
 
 
@@ -80,20 +35,87 @@ def divergence(
     over the student's ``top_k`` likeliest tokens and one bucket for all others, a lower bound of the whole. No gradient
     reaches the teacher.
     """
-    parts = []
-    for start in range(0, len(hidden_nd), chunk):
-        part = slice(start, start + chunk)
-        parts.append(
-            checkpoint(
-                _divergence, hidden_nd[part], teacher_nd[part].detach(), head_vd, alpha, top_k, use_reentrant=False
-            )
-        )
-    return torch.cat(parts)
+    wanted = torch.is_grad_enabled() and hidden_nd.requires_grad
+    found: Tensor = _Divergence.apply(hidden_nd, teacher_nd.detach(), head_vd, (alpha, top_k), chunk, wanted)  # type: ignore[no-untyped-call]
+    return found
+
+
+class _TokenLogprobs(torch.autograd.Function):
+    """log p and entropy per token."""
+
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx, hidden_nd: Tensor, head_vd: Tensor, targets_n: Tensor, chunk: int, wanted: bool
+    ) -> tuple[Tensor, Tensor]:
+        logp_n = hidden_nd.new_empty(len(targets_n), dtype=torch.promote_types(hidden_nd.dtype, torch.float32))
+        entropy_n, slope_nd = torch.empty_like(logp_n), torch.empty_like(hidden_nd) if wanted else None
+        for part in _parts(len(targets_n), chunk):
+            logits_cv = (hidden_nd[part] @ head_vd.T).to(logp_n.dtype)
+            top_c1 = logits_cv.amax(-1, keepdim=True)
+            exp_cv = torch.sub(logits_cv, top_c1).exp_()
+            total_c = exp_cv.sum(-1)
+            norm_c = top_c1[:, 0] + total_c.log()
+            logp_n[part] = logits_cv.gather(1, targets_n[part, None])[:, 0] - norm_c
+            # A batched product of vectors makes no third (chunk × vocabulary) tensor, as a product and a sum would.
+            entropy_n[part] = norm_c - torch.bmm(exp_cv[:, None], logits_cv[:, :, None])[:, 0, 0] / total_c
+            del logits_cv
+            if slope_nd is not None:
+                # ∂ log p(target) / ∂ hidden = head[target] − Σ p·head
+                mean_cd = (exp_cv.to(head_vd.dtype) @ head_vd) / total_c[:, None]
+                slope_nd[part] = (head_vd[targets_n[part]] - mean_cd).to(slope_nd.dtype)
+        ctx.slope_nd = slope_nd  # type: ignore[attr-defined]
+        ctx.mark_non_differentiable(entropy_n)
+        return logp_n, entropy_n
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, grad_n: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        return _scaled(ctx, grad_n), None, None, None, None
+
+
+class _Divergence(torch.autograd.Function):
+    """Divergence per token."""
+
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx,
+        hidden_nd: Tensor,
+        teacher_nd: Tensor,
+        head_vd: Tensor,
+        form: tuple[float, int | None],
+        chunk: int,
+        wanted: bool,
+    ) -> Tensor:
+        found_n = hidden_nd.new_empty(len(hidden_nd), dtype=torch.promote_types(hidden_nd.dtype, torch.float32))
+        slope_nd = torch.empty_like(hidden_nd) if wanted else None
+        for part in _parts(len(hidden_nd), chunk):
+            student_cd = hidden_nd[part].detach().requires_grad_(wanted)
+            with torch.set_grad_enabled(wanted):
+                found_c = _divergence(student_cd, teacher_nd[part], head_vd, *form)
+            found_n[part] = found_c.detach()
+            if slope_nd is not None:
+                (slope_nd[part],) = torch.autograd.grad(found_c, student_cd, torch.ones_like(found_c))
+        ctx.slope_nd = slope_nd  # type: ignore[attr-defined]
+        return found_n
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, grad_n: Tensor) -> tuple[Tensor | None, ...]:
+        return _scaled(ctx, grad_n), None, None, None, None, None
+
+
+def _parts(count: int, chunk: int) -> list[slice]:
+    return [slice(start, start + chunk) for start in range(0, count, chunk)]
+
+
+def _scaled(ctx: FunctionCtx, grad_n: Tensor) -> Tensor | None:
+    """Returns the gradient of the hidden states: each token's slope times what is asked of it."""
+    slope_nd: Tensor | None = ctx.slope_nd  # type: ignore[attr-defined]
+    return None if slope_nd is None else (slope_nd * grad_n[:, None]).to(slope_nd.dtype)
 
 
 def _divergence(student_cd: Tensor, teacher_cd: Tensor, head_vd: Tensor, alpha: float, top_k: int | None) -> Tensor:
-    student_cv = torch.log_softmax((student_cd @ head_vd.T).float(), -1)
-    teacher_cv = torch.log_softmax((teacher_cd @ head_vd.T).float(), -1).detach()
+    student_cv, teacher_cv = _log_softmax(student_cd, head_vd), _log_softmax(teacher_cd, head_vd)
     if top_k is not None and top_k < student_cv.shape[-1]:
         chosen_ck = student_cv.detach().topk(top_k, -1).indices
         student_cv, teacher_cv = _bucketed(student_cv, chosen_ck), _bucketed(teacher_cv, chosen_ck)
@@ -101,16 +123,21 @@ def _divergence(student_cd: Tensor, teacher_cd: Tensor, head_vd: Tensor, alpha: 
         return _kl(teacher_cv, student_cv)
     if alpha == 1:
         return _kl(student_cv, teacher_cv)
-    shares = torch.tensor([1 - alpha, alpha], device=student_cv.device).log()
+    shares = torch.tensor([1 - alpha, alpha], dtype=student_cv.dtype, device=student_cv.device).log()
     middle_cv = torch.logaddexp(teacher_cv + shares[0], student_cv + shares[1])
     return alpha * _kl(student_cv, middle_cv) + (1 - alpha) * _kl(teacher_cv, middle_cv)
 
 
+def _log_softmax(hidden_cd: Tensor, head_vd: Tensor) -> Tensor:
+    logits_cv = hidden_cd @ head_vd.T
+    return torch.log_softmax(logits_cv.to(torch.promote_types(logits_cv.dtype, torch.float32)), -1)
+
+
 def _bucketed(logp_cv: Tensor, chosen_ck: Tensor) -> Tensor:
     """Returns the chosen log-probabilities and, last, that of all the others together."""
-    kept_ck = logp_cv.gather(-1, chosen_ck)
-    rest_c1 = (1 - kept_ck.exp().sum(-1, keepdim=True)).clamp_min(TINY).log()
-    return torch.cat([kept_ck, rest_c1], -1)
+    # The others are summed themselves: 1 − Σ of the chosen is noise where these are nearly everything.
+    rest_c1 = logp_cv.scatter(-1, chosen_ck, -torch.inf).logsumexp(-1, keepdim=True)
+    return torch.cat([logp_cv.gather(-1, chosen_ck), rest_c1], -1)
 
 
 def _kl(p_cv: Tensor, q_cv: Tensor) -> Tensor:

@@ -96,7 +96,7 @@ class TunedModel:
 
     def logprobs(self, packed: Packed) -> tuple[Tensor, Tensor]:
         """Returns logprob and entropy of each counted token, (N,) each."""
-        predicting_nd = self.hidden(packed)[packed.at_n - 1]
+        predicting_nd = self.hidden(packed)[packed.before_n]
         return token_logprobs(predicting_nd, self.head_vd, packed.targets_n, chunk=self.config.chunk)
 
     @contextmanager

@@ -1,7 +1,7 @@
 """The losses, on numbers per counted token: a sum over a micro-batch, to be divided by the batch's normaliser.
 
-    scores = Scores(packed, logp_n, entropy_n, reference_n=…)
-    loss, measures = LOSSES[NLL](NLL(), scores)          # loss: a scalar with gradient
+    scores = Scores(packed, logp_n, reference_n=…)
+    loss, measures = loss_of(NLL(), scores)              # loss: a scalar with gradient
     loss / normaliser(NLL(), batch)
 
 What a loss needs beside the policy's own log-probabilities is in ``needs``; what its fields mean in ``objectives``.
@@ -37,15 +37,16 @@ Measures: TypeAlias = dict[str, float]
 class Scores:
     """What the model made of a packed micro-batch, per counted token (N,).
 
-    ``reference_n``, ``old_n``: logprobs under the reference, and under the policy at the start of the round (the
-    policy's own where it is ``None``). ``teacher_n``: logprobs under the teacher; ``divergence_n``: the policy's
-    divergence from it. ``head_n``: the scalar head on the tokens themselves. ``point``: the reference point of unpaired
-    losses.
+    ``logp_n``: the policy's logprobs; with gradient where the loss goes through them, and 0 where it needs none.
+    ``entropy_n``: its entropies, where computed. ``reference_n``: logprobs under the reference. ``old_n``: those under
+    the policy at the start of the round; where it is NaN or ``None``, the policy's own. ``teacher_n``: logprobs under
+    the teacher; ``divergence_n``: the policy's divergence from it. ``head_n``: the scalar head on the tokens
+    themselves. ``point``: the reference point of unpaired losses.
     """
 
     packed: Packed
     logp_n: Tensor
-    entropy_n: Tensor
+    entropy_n: Tensor | None = None
     reference_n: Tensor | None = None
     old_n: Tensor | None = None
     teacher_n: Tensor | None = None
@@ -99,58 +100,48 @@ def reference_point(objective: Unpaired, data: Sequence[Datum], ratios: Sequence
     """Returns the reference point of unpaired losses from each datum's sum of log π − log ref over a whole batch.
 
     KTO: the mean over the mismatched answers (``kl``), not below 0 (arXiv 2402.01306, eq. 8). BCO: the mean of the two
-    sides' mean rewards (arXiv 2404.04656, section 4).
+    sides' mean rewards (arXiv 2404.04656, section 4), or of the one side there is.
     """
-    by_side = {side: [r for d, r in zip(data, ratios, strict=True) if d.side == side] for side in _SIDES}
-    means = {side: sum(values) / len(values) if values else 0.0 for side, values in by_side.items()}
-    if objective.form == "kto":
-        return max(0.0, means["kl"])
-    return objective.beta * 0.5 * (means["desirable"] + means["undesirable"])
-
-
-_SIDES = ("desirable", "undesirable", "kl")
+    sides = ("kl",) if objective.form == "kto" else ("desirable", "undesirable")
+    by_side = [[ratio for datum, ratio in zip(data, ratios, strict=True) if datum.side == side] for side in sides]
+    means = [sum(values) / len(values) for values in by_side if values]
+    mean = sum(means) / len(means) if means else 0.0
+    return max(0.0, mean) if objective.form == "kto" else objective.beta * mean
 
 
 def _nll(spec: NLL, scores: Scores) -> tuple[Tensor, Measures]:
-    weights_n = scores.packed.weights_n
+    weights_n = scores.packed.scaled_n
     if spec.floor is not None:
         weights_n = weights_n * (scores.logp_n.detach() >= spec.floor)
-    return -(weights_n * scores.logp_n).sum() + _kl(spec.kl, scores), {}
+    return (_kl(spec.kl, scores) - weights_n * scores.logp_n).sum(), {}
 
 
 def _kl(weight: float, scores: Scores) -> Tensor:
-    """Returns the k3 estimate of KL(π‖ref), summed and weighted (Schulman 2020, "Approximating KL Divergence")."""
+    """Returns the k3 estimate of KL(π‖ref) per token, weighted (Schulman 2020, "Approximating KL Divergence")."""
     if not weight:
-        return scores.logp_n.new_zeros(())
+        return torch.zeros_like(scores.logp_n)
     assert scores.reference_n is not None, "the trainer computes what needs() names"
     difference_n = scores.reference_n - scores.logp_n
-    return weight * (torch.exp(difference_n) - difference_n - 1).sum()
+    return weight * (torch.exp(difference_n) - difference_n - 1)
 
 
 def _sums(spec: Preference, scores: Scores) -> Tensor:
     """Returns s of each datum: the weighted, discounted sum of log π (less the reference's)."""
     logp_n = scores.logp_n if scores.reference_n is None else scores.logp_n - scores.reference_n
-    weights_n = torch.ones_like(logp_n) if not _weighted(scores.packed) else _plain_weights(scores.packed)
+    weights_n = scores.packed.weights_n  # without scales: these weigh the pair, not its margin
     if spec.discount != 1:
         weights_n = weights_n * spec.discount ** scores.packed.order_n.float()
     return scores.packed.sum_by_datum(weights_n * logp_n)
 
 
-def _weighted(packed: Packed) -> bool:
-    return any(datum.weights for datum in packed.data)
-
-
-def _plain_weights(packed: Packed) -> Tensor:
-    """Returns the weights without the rows' scales: those weigh the pair, not its margin."""
-    scales = packed.of_data(datum.scale for datum in packed.data)
-    return packed.weights_n / scales[packed.sequence_n]
-
-
 def _sides(packed: Packed) -> tuple[list[int], list[int]]:
-    """Returns the positions of chosen and rejected data, pair by pair."""
-    chosen = {datum.pair: number for number, datum in enumerate(packed.data) if datum.side == "chosen"}
-    rejected = {datum.pair: number for number, datum in enumerate(packed.data) if datum.side == "rejected"}
-    return list(chosen.values()), [rejected[pair] for pair in chosen]
+    """Returns the positions of chosen and rejected data, pair by pair; a pair may be there several times."""
+    rejected: dict[str, list[int]] = {}
+    for number, datum in enumerate(packed.data):
+        if datum.side == "rejected":
+            rejected.setdefault(datum.pair, []).append(number)
+    chosen = [number for number, datum in enumerate(packed.data) if datum.side == "chosen"]
+    return chosen, [rejected[packed.data[number].pair].pop(0) for number in chosen]
 
 
 def _preference(spec: Preference, scores: Scores) -> tuple[Tensor, Measures]:
@@ -200,19 +191,22 @@ def _side_weight(spec: Unpaired, datum: Datum) -> float:
 
 def _policy_gradient(spec: PolicyGradient, scores: Scores) -> tuple[Tensor, Measures]:
     packed, logp_n = scores.packed, scores.logp_n
-    old_n = logp_n.detach() if scores.old_n is None else scores.old_n
+    old_n = _old(scores)
     ratio_n = _ratio(spec, packed, logp_n - old_n)
-    advantage_n = packed.weights_n
-    gain_n = ratio_n * advantage_n
+    gain_n = full_n = ratio_n * packed.scaled_n
     if spec.clip_high is not None:
-        clipped_n = ratio_n.clamp(1 - spec.clip_low, 1 + spec.clip_high) * advantage_n
-        gain_n = torch.minimum(gain_n, clipped_n)
+        clipped_n = ratio_n.clamp(1 - spec.clip_low, 1 + spec.clip_high) * packed.scaled_n
+        gain_n = torch.minimum(full_n, clipped_n)
     correction_n, mismatch_n = _correction(spec, packed, old_n)
-    gain_n = _shaped(spec, packed, logp_n, gain_n * correction_n)
-    loss_n = -gain_n
-    outside = (ratio_n.detach() - 1).abs() > min(spec.clip_low, spec.clip_high or spec.clip_low)
-    measures = {"clipped": float(outside.sum()), "mismatch": float(mismatch_n.sum())}
-    return _aggregate(spec, packed, loss_n) + _kl(spec.kl, scores), measures
+    measures = {"clipped": float((gain_n < full_n).sum()), "mismatch": float(mismatch_n.sum())}
+    loss_n = _kl(spec.kl, scores) - _shaped(spec, packed, logp_n, gain_n * correction_n)
+    return _aggregate(spec, packed, loss_n), measures
+
+
+def _old(scores: Scores) -> Tensor:
+    """Returns logprobs under the old policy, which is the policy itself where nothing is known of it."""
+    own_n = scores.logp_n.detach()
+    return own_n if scores.old_n is None else torch.where(scores.old_n.isnan(), own_n, scores.old_n)
 
 
 def _ratio(spec: PolicyGradient, packed: Packed, log_ratio_n: Tensor) -> Tensor:
@@ -253,7 +247,7 @@ def _shaped(spec: PolicyGradient, packed: Packed, logp_n: Tensor, gain_n: Tensor
     if spec.shape:
         p_n = torch.exp(logp_n)
         shape_n = p_n / (p_n + spec.shape)
-    return torch.where(off_n, packed.weights_n * shape_n, gain_n)
+    return torch.where(off_n, packed.scaled_n * shape_n, gain_n)
 
 
 def _aggregate(spec: PolicyGradient, packed: Packed, loss_n: Tensor) -> Tensor:
@@ -265,7 +259,7 @@ def _aggregate(spec: PolicyGradient, packed: Packed, loss_n: Tensor) -> Tensor:
 
 def _distillation(spec: Distillation, scores: Scores) -> tuple[Tensor, Measures]:
     packed, logp_n = scores.packed, scores.logp_n
-    weights_n = packed.weights_n
+    weights_n = packed.scaled_n
     if spec.cap is not None:
         known_n = ~packed.behaviour_n.isnan()
         ratio_n = torch.exp(torch.where(known_n, logp_n.detach() - packed.behaviour_n, torch.zeros_like(logp_n)))

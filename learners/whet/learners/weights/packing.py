@@ -3,8 +3,9 @@
     packed = pack([datum, other], device)
     hidden_td = model(**packed.inputs())                  # one row of all tokens; use_packed_attention(model) before
 
-Linear layers see exactly the tokens there are. Attention gathers them into (sequence, position) and runs causal
-attention there, so that no mask is made and nothing leaks from one sequence to its neighbour.
+Linear layers see exactly the tokens there are, and a beginning that several sequences share (the prompt of a pair, of
+a group) only once. Attention gathers the tokens into (sequence, position) and runs causal attention there, so that no
+mask is made and nothing leaks from one sequence to its neighbour.
 """
 
 from collections.abc import Iterable, Sequence
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn import functional
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -33,32 +35,83 @@ NAME = "whet_packed"
 class Segments:
     """Where sequences lie in a packed row of T tokens.
 
-    ``gather_sl``: for each of S sequences and L positions the place in the row, T for padding. ``scatter_t``: for each
-    token of the row its place in the flattened (S, L).
+    ``gather_sl``: for each of S sequences and L positions the place in the row (any place for padding). ``scatter_t``:
+    for each token of the row its place in the flattened (S, L), in one of the sequences it belongs to. ``shared``:
+    whether some token belongs to several.
     """
 
     gather_sl: Tensor
     scatter_t: Tensor
+    shared: bool
 
     @classmethod
-    def of(cls, lengths: Sequence[int], device: torch.device) -> "Segments":
-        """Returns the segments of sequences of these lengths, one after the other."""
-        longest, total = max(lengths), sum(lengths)
-        length_s1 = torch.tensor(lengths)[:, None]
-        start_s1 = torch.cumsum(length_s1, 0) - length_s1
-        position_1l = torch.arange(longest)[None]
-        inside_sl = position_1l < length_s1
-        gather_sl = torch.where(inside_sl, start_s1 + position_1l, total)
-        return cls(gather_sl.to(device), inside_sl.flatten().nonzero()[:, 0].to(device))
+    def of(cls, places: Sequence[Sequence[int]], device: torch.device) -> "Segments":
+        """Returns the segments of sequences whose tokens lie at these places of the row."""
+        longest = max(map(len, places))
+        # Padding comes after everything that attends: what stands there is never seen, and token 0 is as good as any.
+        gather = torch.tensor([[*row, *[0] * (longest - len(row))] for row in places])
+        scatter: dict[int, int] = {}
+        for number, row in enumerate(places):
+            for position, place in enumerate(row):
+                scatter.setdefault(place, number * longest + position)
+        owned = torch.tensor([scatter[place] for place in range(len(scatter))])
+        return cls(gather.to(device), owned.to(device), shared=len(scatter) < sum(map(len, places)))
+
+    def gather(self, part: Tensor) -> Tensor:
+        """Returns (1, heads, T, size) as (S, heads, L, size)."""
+        flat: Tensor = _Gather.apply(part[0].transpose(0, 1), self)  # type: ignore[no-untyped-call]
+        return flat.view(*self.gather_sl.shape, *flat.shape[1:]).transpose(1, 2)
+
+    def scatter(self, part_shld: Tensor) -> Tensor:
+        """Returns (S, heads, L, size) as (1, T, heads, size)."""
+        flat = part_shld.transpose(1, 2).flatten(0, 1)
+        row: Tensor = _Scatter.apply(flat, self)  # type: ignore[no-untyped-call]
+        return row[None]
+
+
+class _Gather(torch.autograd.Function):
+    """From the row to (sequence, position); back, every token gets the sum over the sequences it belongs to."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, row: Tensor, segments: Segments) -> Tensor:
+        ctx.segments = segments  # type: ignore[attr-defined]
+        return row.index_select(0, segments.gather_sl.flatten())
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None]:
+        segments: Segments = ctx.segments  # type: ignore[attr-defined]
+        if not segments.shared:
+            return grad.index_select(0, segments.scatter_t), None
+        # What padding adds to token 0 is zero: nothing that is looked at attends to it.
+        total = grad.new_zeros(len(segments.scatter_t), *grad.shape[1:])
+        return total.index_add_(0, segments.gather_sl.flatten(), grad), None
+
+
+class _Scatter(torch.autograd.Function):
+    """From (sequence, position) to the row, a token of several sequences from one of them (they agree); and back."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, flat: Tensor, segments: Segments) -> Tensor:
+        ctx.segments = segments  # type: ignore[attr-defined]
+        return flat.index_select(0, segments.scatter_t)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None]:
+        segments: Segments = ctx.segments  # type: ignore[attr-defined]
+        flat = grad.new_zeros(segments.gather_sl.numel(), *grad.shape[1:])
+        return flat.index_copy_(0, segments.scatter_t, grad), None
 
 
 @dataclass(frozen=True)
 class Packed:
     """Data packed into one row of T tokens, of which N count.
 
-    ``at_n``: where the counted tokens stand in the row; the hidden state one before predicts each. ``sequence_n``:
-    which datum each belongs to. ``weights_n``, ``behaviour_n``: the data's weights (times scale) and behaviour logprobs
-    (NaN where unknown). ``order_n``: which counted token of its datum it is, from 0.
+    ``at_n``: where the counted tokens stand in the row, ``before_n`` where the tokens before them do, whose hidden
+    states predict them. ``sequence_n``: which datum each belongs to. ``weights_n``, ``scaled_n``: the data's weights,
+    without and times their scales. ``behaviour_n``: behaviour logprobs (NaN where unknown). ``order_n``: which counted
+    token of its datum it is, from 0.
     """
 
     data: tuple[Datum, ...]
@@ -66,15 +119,13 @@ class Packed:
     positions_1t: Tensor
     segments: Segments
     at_n: Tensor
+    before_n: Tensor
+    targets_n: Tensor
     sequence_n: Tensor
     order_n: Tensor
     weights_n: Tensor
+    scaled_n: Tensor
     behaviour_n: Tensor
-
-    @property
-    def targets_n(self) -> Tensor:
-        """The counted tokens themselves."""
-        return self.ids_1t[0, self.at_n]
 
     def inputs(self) -> dict[str, object]:
         """Returns the arguments of the model's forward pass."""
@@ -98,52 +149,100 @@ class Packed:
 
 
 def pack(data: Sequence[Datum], device: torch.device) -> Packed:
-    """Returns the data in one row, in their order."""
-    at, sequence, order, weights, behaviour = list[int](), list[int](), list[int](), list[float](), list[float]()
-    start = 0
-    for number, datum in enumerate(data):
-        counted = [position for position, counts in enumerate(datum.mask) if counts]
-        at += [start + position for position in counted]
-        sequence += [number] * len(counted)
-        order += range(len(counted))
-        weights += [datum.scale * (datum.weights[position] if datum.weights else 1.0) for position in counted]
-        behaviour += [datum.logprobs[position] if datum.logprobs else float("nan") for position in counted]
-        start += len(datum.tokens)
-    ids = [token for datum in data for token in datum.tokens]
-    positions = [position for datum in data for position in range(len(datum.tokens))]
+    """Returns the data in one row; tokens that several begin with are there once."""
+    row, positions, places = _row([datum.tokens for datum in data])
+    counted = [[position for position, counts in enumerate(datum.mask) if counts] for datum in data]
+    spread = [(number, position) for number, each in enumerate(counted) for position in each]
+    weights = [data[s].weights[p] if data[s].weights else 1.0 for s, p in spread]
+    behaviour = [data[s].logprobs[p] if data[s].logprobs else float("nan") for s, p in spread]
+
+    def integers(values: Iterable[int]) -> Tensor:
+        return torch.tensor(list(values), dtype=torch.long, device=device)
+
+    def numbers(values: Iterable[float]) -> Tensor:
+        return torch.tensor(list(values), dtype=torch.float32, device=device)
+
     return Packed(
         data=tuple(data),
-        ids_1t=torch.tensor([ids], device=device),
-        positions_1t=torch.tensor([positions], device=device),
-        segments=Segments.of([len(datum.tokens) for datum in data], device),
-        at_n=torch.tensor(at, device=device),
-        sequence_n=torch.tensor(sequence, device=device),
-        order_n=torch.tensor(order, device=device),
-        weights_n=torch.tensor(weights, dtype=torch.float32, device=device),
-        behaviour_n=torch.tensor(behaviour, dtype=torch.float32, device=device),
+        ids_1t=integers(row)[None],
+        positions_1t=integers(positions)[None],
+        segments=Segments.of(places, device),
+        at_n=integers(places[s][p] for s, p in spread),
+        before_n=integers(places[s][p - 1] for s, p in spread),
+        targets_n=integers(data[s].tokens[p] for s, p in spread),
+        sequence_n=integers(s for s, _ in spread),
+        order_n=integers(order for each in counted for order in range(len(each))),
+        weights_n=numbers(weights),
+        scaled_n=numbers(data[s].scale * weight for (s, _), weight in zip(spread, weights, strict=True)),
+        behaviour_n=numbers(behaviour),
     )
+
+
+def _row(sequences: Sequence[Sequence[int]]) -> tuple[list[int], list[int], list[list[int]]]:
+    """Returns the tokens of a row, their positions, and for each sequence the places of its tokens in the row."""
+    row, positions = list[int](), list[int]()
+    places: list[list[int]] = [[] for _ in sequences]
+    # In lexicographic order the neighbour before shares the longest beginning.
+    before: tuple[Sequence[int], list[int]] = ((), [])
+    for number in sorted(range(len(sequences)), key=lambda number: tuple(sequences[number])):
+        tokens = sequences[number]
+        same = _shared(tokens, before[0])
+        places[number] = [*before[1][:same], *range(len(row), len(row) + len(tokens) - same)]
+        row += tokens[same:]
+        positions += range(same, len(tokens))
+        before = tokens, places[number]
+    return row, positions, places
+
+
+def _shared(tokens: Sequence[int], others: Sequence[int]) -> int:
+    """Returns how many tokens two sequences begin with alike."""
+    different = (at for at, (one, other) in enumerate(zip(tokens, others, strict=False)) if one != other)
+    return next(different, min(len(tokens), len(others)))
 
 
 def micro_batches(units: Sequence[Sequence[Datum]], tokens: int) -> list[list[Datum]]:
     """Returns the units in groups of at most ``tokens`` tokens (a longer unit is alone), alike in length within each.
 
-    Teachers' contexts count as well, and so does the padding inside attention.
+    A prompt is counted once in a group; the rollouts of one prompt stay side by side. What a teacher sees counts where
+    it is longer.
     """
-    by_length = sorted(units, key=_longest, reverse=True)
+    longest: dict[str, int] = {}
+    for unit in units:
+        longest[unit[0].group] = max(longest.get(unit[0].group, 0), _longest(unit))
     batches: list[list[Datum]] = []
+    prompts: set[tuple[int, ...]] = set()
     room = 0
-    for unit in by_length:
-        size = sum(max(len(datum.tokens), len(datum.teacher) + datum.counted) for datum in unit)
+    for unit in sorted(units, key=lambda unit: _place(unit, longest), reverse=True):
+        size = _size(unit, prompts)
         if not batches or size > room:
             batches.append([])
-            room = tokens
+            prompts, room = set(), tokens
+            size = _size(unit, prompts)
         batches[-1] += unit
         room -= size
     return batches
 
 
+def _place(unit: Sequence[Datum], longest: dict[str, int]) -> tuple[int, str, int]:
+    group = unit[0].group
+    return longest[group] if group else _longest(unit), group, _longest(unit)
+
+
 def _longest(unit: Sequence[Datum]) -> int:
     return max(len(datum.tokens) for datum in unit)
+
+
+def _size(unit: Sequence[Datum], prompts: set[tuple[int, ...]]) -> int:
+    """Returns how many tokens a unit adds to a group with these prompts, and adds its own to them."""
+    own = theirs = 0
+    for datum in unit:
+        start = datum.start
+        prompt = datum.tokens[:start]
+        context, answer = datum.teacher or prompt, len(datum.tokens) - start
+        own += answer + (0 if prompt in prompts else start)
+        theirs += answer + (0 if context in prompts else len(context))
+        prompts |= {prompt, context}
+    return max(own, theirs)
 
 
 def use_packed_attention(model: "PreTrainedModel") -> None:
@@ -189,23 +288,16 @@ def packed_attention(
     longest = segments.gather_sl.shape[1]
     near = _band(longest, sliding_window, query.device) if sliding_window and sliding_window < longest else None
     out_shld = functional.scaled_dot_product_attention(
-        _gather(query, segments),
-        _gather(key, segments),
-        _gather(value, segments),
+        segments.gather(query),
+        segments.gather(key),
+        segments.gather(value),
         attn_mask=near,
         dropout_p=dropout,
         scale=scaling,
         is_causal=near is None,
         enable_gqa=query.shape[1] != key.shape[1],
     )
-    flat = out_shld.transpose(1, 2).reshape(-1, *out_shld.shape[1::2])
-    return flat[segments.scatter_t][None], None
-
-
-def _gather(part: Tensor, segments: Segments) -> Tensor:
-    """Returns (1, heads, T, size) as (S, heads, L, size); padding is zero, and behind what attends to it."""
-    padded = functional.pad(part[0].transpose(0, 1), (0, 0, 0, 0, 0, 1))
-    return padded[segments.gather_sl].transpose(1, 2)
+    return segments.scatter(out_shld), None
 
 
 def _band(longest: int, window: int, device: torch.device) -> Tensor:

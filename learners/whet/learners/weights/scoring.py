@@ -39,35 +39,34 @@ class Scorer:
         self.reference: Known = {}
 
     def scores(self, objective: Objective, data: Sequence[Datum], point: float) -> Scores:
-        """Returns everything the loss is given; whatever carries no gradient is computed first."""
-        wanted = needs(objective)
+        """Returns everything the loss of a micro-batch is given."""
         packed = pack(data, self.tuned.device)
+        if isinstance(objective, Distillation):
+            return self._taught(objective, data, packed)
+        wanted = needs(objective)
+        if "head" in wanted:
+            return Scores(packed=packed, logp_n=torch.zeros_like(packed.weights_n), head_n=self._head(packed))
+        # What carries no gradient comes first, while no activations are held.
         reference_n = self._reference(data) if "reference" in wanted else None
-        teacher_nd = self._teacher(objective, data) if isinstance(objective, Distillation) else None
-        head_vd = self.tuned.head_vd
-        hidden_td = self.tuned.hidden(packed)
-        predicting_nd = hidden_td[packed.at_n - 1]
-        logp_n, entropy_n = token_logprobs(predicting_nd, head_vd, packed.targets_n, chunk=self.chunk)
-        teacher_n = divergence_n = head_n = None
-        if teacher_nd is not None and "teacher" in wanted:
-            teacher_n, _ = token_logprobs(teacher_nd, head_vd, packed.targets_n, chunk=self.chunk)
-        elif teacher_nd is not None and isinstance(objective, Distillation):
-            divergence_n = divergence(
-                predicting_nd, teacher_nd, head_vd, alpha=objective.alpha, top_k=objective.top_k, chunk=self.chunk
-            )
-        if "head" in wanted and self.tuned.head is not None:
-            head_n = self.tuned.head(hidden_td[packed.at_n].float())[:, 0]
+        old_n = self._old(data) if "old" in wanted else None
+        logp_n, entropy_n = self.tuned.logprobs(packed)
         return Scores(
-            packed=packed,
-            logp_n=logp_n,
-            entropy_n=entropy_n,
-            reference_n=reference_n,
-            old_n=self._old(data) if "old" in wanted else None,
-            teacher_n=teacher_n,
-            divergence_n=divergence_n,
-            head_n=head_n,
-            point=point,
+            packed=packed, logp_n=logp_n, entropy_n=entropy_n, reference_n=reference_n, old_n=old_n, point=point
         )
+
+    def _taught(self, objective: Distillation, data: Sequence[Datum], packed: Packed) -> Scores:
+        """Returns what a distillation is given; the logprobs carry a gradient only where it goes through them."""
+        teacher_nd, head_vd = self._teacher(objective, data), self.tuned.head_vd
+        before_nd = self.tuned.hidden(packed)[packed.before_n]
+        looked_nd = before_nd if objective.token else before_nd.detach()
+        logp_n, entropy_n = token_logprobs(looked_nd, head_vd, packed.targets_n, chunk=self.chunk)
+        if objective.token:
+            teacher_n, _ = token_logprobs(teacher_nd, head_vd, packed.targets_n, chunk=self.chunk)
+            return Scores(packed=packed, logp_n=logp_n, entropy_n=entropy_n, teacher_n=teacher_n)
+        divergence_n = divergence(
+            before_nd, teacher_nd, head_vd, alpha=objective.alpha, top_k=objective.top_k, chunk=self.chunk
+        )
+        return Scores(packed=packed, logp_n=logp_n, entropy_n=entropy_n, divergence_n=divergence_n)
 
     def score(self, data: Sequence[Datum], *, weights: Weights = "live", teacher: bool = False) -> list[Tensor]:
         """Returns the logprobs of each datum's counted tokens; with ``teacher``, after its teacher context."""
@@ -81,10 +80,9 @@ class Scorer:
         Raises:
             UserError: there is no head.
         """
-        head = self.tuned.head
-        if head is None:
+        if self.tuned.head is None:
             raise UserError("this adapter has no scalar head; train one with a method of the reward family")
-        return self._each(data, lambda packed: head(self.tuned.hidden(packed)[packed.at_n].float())[:, 0])
+        return self._each(data, self._head)
 
     def point(self, objective: Objective, data: Sequence[Datum]) -> float:
         """Returns the reference point of an unpaired loss over a whole batch; 0 for every other loss."""
@@ -129,12 +127,18 @@ class Scorer:
         found = self.room.attempt(attempt)
         return [found[id(datum)] for datum in data]
 
+    def _head(self, packed: Packed) -> Tensor:
+        """Returns the scalar head on the counted tokens themselves, (N,)."""
+        assert self.tuned.head is not None, "there is one where an objective needs it"
+        value_n: Tensor = self.tuned.head(self.tuned.hidden(packed)[packed.at_n].float())[:, 0]
+        return value_n
+
+    @torch.no_grad()
     def _teacher(self, objective: Distillation, data: Sequence[Datum]) -> Tensor:
         """Returns the teacher's hidden states that predict the counted tokens, (N, d)."""
         packed = pack([datum.under_teacher() if datum.teacher else datum for datum in data], self.tuned.device)
-        with torch.no_grad(), self.tuned.weights(objective.teacher):
-            hidden_nd: Tensor = self.tuned.hidden(packed)[packed.at_n - 1]
-        return hidden_nd
+        with self.tuned.weights(objective.teacher):
+            return self.tuned.hidden(packed)[packed.before_n]
 
     def _reference(self, data: Sequence[Datum]) -> Tensor:
         """Returns logprobs under the factors at the start, (N,); they never change, so each datum is computed once."""
@@ -143,9 +147,11 @@ class Scorer:
         return torch.cat([self.reference[_key(datum)] for datum in data])
 
     def _old(self, data: Sequence[Datum]) -> Tensor | None:
-        found = [self.old.get(_key(datum)) for datum in data]
-        known = [logp_n for logp_n in found if logp_n is not None]
-        return torch.cat(known) if len(known) == len(found) else None
+        """Returns logprobs under the old policy, (N,), NaN where unknown; ``None`` where nothing is."""
+        if not self.old:
+            return None
+        nowhere = torch.full((1,), torch.nan, device=self.tuned.device)
+        return torch.cat([self.old.get(_key(datum), nowhere.expand(datum.counted)) for datum in data])
 
 
 def _key(datum: Datum) -> tuple[tuple[int, ...], tuple[bool, ...]]:

@@ -127,8 +127,9 @@ class Trainer:
         loss, sums = loss_of(objective, scores)
         if not bool(torch.isfinite(loss)):
             raise ModelError(self._blame(objective, data, point), failure="other")
-        per_token = {"entropy": float(scores.entropy_n.sum()), "logprob": float(scores.logp_n.detach().sum())}
-        return loss, sums, per_token
+        if scores.entropy_n is None:
+            return loss, sums, {}
+        return loss, sums, {"entropy": float(scores.entropy_n.sum()), "logprob": float(scores.logp_n.detach().sum())}
 
     @torch.no_grad()
     def _blame(self, objective: Objective, data: Sequence[Datum], point: float) -> str:
