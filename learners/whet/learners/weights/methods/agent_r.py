@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from whet.core.errors import UserError
 from whet.core.prompting import render_retry
 from whet.core.records import Message
 from whet.learners.weights.config import TrainConfig
@@ -53,8 +54,10 @@ class AgentR(Method, frozen=True, kw_only=True):
         """Returns spliced trajectories, and good ones among them.
 
         Raises:
-            UserError: no task has both a good and a bad trajectory.
+            UserError: no task has both a good and a bad trajectory; or ``good_share`` is no share below 1.
         """
+        if not 0 <= self.good_share < 1:
+            raise UserError(f"agent-r: good_share is {self.good_share!r}; it is from 0 to below 1 (for 1 there is rft)")
         spliced, good = list[Solution](), list[Solution]()
         for group in grouped(distinct(solutions(experience))).values():
             right = [one for one in group if one.passed]
@@ -65,9 +68,8 @@ class AgentR(Method, frozen=True, kw_only=True):
         need(
             spliced, "agent-r", "good and bad runs of one task", "run each training task under several seeds: --seeds 4"
         )
-        wanted = round(len(spliced) * self.good_share / (1 - self.good_share)) if self.good_share < 1 else len(good)
         rows = [one.row(one.unflagged) for one in spliced]
-        return rows + [one.row() for one in kit.rng.sample(good, min(wanted, len(good)))]
+        return rows + self._unspliced(good, len(spliced), kit)
 
     def objectives(self) -> dict[str, Objective]:
         """Returns the negative log-likelihood."""
@@ -76,6 +78,12 @@ class AgentR(Method, frozen=True, kw_only=True):
     def training(self) -> TrainConfig:
         """Returns two epochs."""
         return TrainConfig(epochs=2)
+
+    def _unspliced(self, good: list[Solution], spliced: int, kit: Kit) -> list[Row]:
+        """Returns good trajectories for their share; where there are too few, each weighs more."""
+        wanted = round(spliced * self.good_share / (1 - self.good_share))
+        drawn = kit.rng.sample(good, min(wanted, len(good)))
+        return [one.row(scale=wanted / len(drawn)) for one in drawn]
 
     def _splices(self, bad: Solution, right: Sequence[Solution], kit: Kit) -> list[Solution]:
         """Returns the bad trajectory with the good one that goes along with it longest."""

@@ -57,8 +57,7 @@ class KTO(Method, frozen=True, kw_only=True):
         for one, other in zip(found, others, strict=True):
             scale = len(found) / (2 * counts[bool(one.passed)]) if self.balance else 1.0
             side: Side = "desirable" if one.passed else "undesirable"
-            rows.append(one.row(side=side, scale=scale, pair=f"kto/{len(rows)}"))
-            rows.append(other.row(side="kl", pair=rows[-1].pair))
+            rows += [one.row(side=side, scale=scale), other.row(side="kl")]
         return rows
 
     def objectives(self) -> dict[str, Objective]:

@@ -99,7 +99,7 @@ def ranked_pairs(group: Sequence[Solution]) -> list[Pair]:
     half = len(ranked) // 2
     return [
         Pair(chosen=good, rejected=bad.under(good.prompt), label=strength(good.score or 0.0, bad.score or 0.0))
-        for good, bad in zip(ranked[:half], reversed(ranked[-half:]), strict=True)
+        for good, bad in zip(ranked[:half], reversed(ranked[len(ranked) - half :]), strict=True)
     ]
 
 
