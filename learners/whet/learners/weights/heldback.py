@@ -174,17 +174,18 @@ class HeldBack:
 
     @cached_property
     def _vectors(self) -> tuple[Vectors, Vectors]:
-        """The vectors, (texts, dims), and the cosine from which each is resembled.
+        """The vectors, (texts, dims), and the cosine from which each is resembled: the greater ``COSINE`` and the half
+        way from the most alike text of another held-back task to the text itself.
 
-        That is half way from the most alike text of another held-back task to the text itself: what is only of the
-        same kind is no nearer than that.
+        Texts that another held-back task resembles are made from a template, and not told apart by their words.
         """
         held = [passage for passage in self.passages if passage.vector is not None]
         vectors = np.array([passage.vector for passage in held], dtype=np.float32).reshape(-1, _EMBEDDER.dims)
         numbers = np.array([passage.task for passage in held])
         others = np.where(numbers[:, None] == numbers[None, :], -1.0, vectors @ vectors.T)
         nearest = others.max(axis=1, initial=-1.0)
-        return vectors, np.maximum(COSINE, (1 + nearest) / 2).astype(np.float32)
+        floors = np.where(nearest < COSINE, np.maximum(COSINE, (1 + nearest) / 2), np.inf)
+        return vectors, floors.astype(np.float32)
 
 
 def _texts(task: Task) -> Iterator[tuple[str, bool]]:
