@@ -37,7 +37,7 @@ def identity_of(
     settings = {name: value for name, value in _fields(config).items() if name not in _PRACTICAL}
     losses = {f"objective {term!r}": objective for term, objective in objectives.items()}
     found = {name: encode(value).decode() for name, value in (settings | losses).items()}
-    return found | {"data": digest(encode(list(data)))[:16], "model": tuned.fingerprint()}
+    return found | {"data": digest(encode(list(data)))[:16], "model": tuned.fingerprint}
 
 
 def save(path: Path, identity: Identity, state: Mapping[str, object]) -> None:

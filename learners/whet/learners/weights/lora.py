@@ -8,6 +8,8 @@ LoRA (Hu et al. 2021, arXiv 2106.09685) on all linear layers but the vocabulary 
 """
 
 import json
+import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,20 +18,22 @@ from typing import Literal, TypeAlias
 import peft
 import torch
 import transformers
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 
-from whet.core.errors import UserError
+from whet.core.errors import StoreError, UserError
 from whet.core.ids import digest
 from whet.learners.weights.config import TrainConfig
 from whet.learners.weights.logprobs import token_logprobs
 from whet.learners.weights.packing import Packed, use_packed_attention
+from whet.learners.weights.supported import check_supported
 
 __all__ = ["TunedModel", "Weights"]
 
 Weights: TypeAlias = Literal["live", "initial", "ema"]
 HEAD = "head.safetensors"
-_TOLERANCE = 0.05
 
 
 class TunedModel:
@@ -39,25 +43,28 @@ class TunedModel:
 
     Raises:
         UserError: there is no such model or adapter, the adapter is of another shape, or the model computes its
-            logits in a way that is not supported.
+            logits or its attention in a way that is not supported.
+
+    ``fingerprint`` is a digest of a few numbers of every parameter at the start: models of one shape differ in it, too.
     """
 
     def __init__(self, base: str | Path, config: TrainConfig, *, init: Path | None = None, head: bool = False) -> None:
         self.base, self.config = Path(base), config
-        self.device = torch.device(_device(config.device))
-        causal = _load_base(self.base, _dtype(config.dtype, self.device)).to(self.device)  # type: ignore[arg-type]
-        use_packed_attention(causal)
+        self.device = _device(config.device)
+        self.causal = _load_base(self.base, _dtype(config.dtype, self.device)).to(self.device)  # type: ignore[arg-type]
+        use_packed_attention(self.causal)
         self.fresh = init is None
-        torch.manual_seed(config.seed)
-        self.model = _with_lora(causal, config) if init is None else _with_adapter(causal, config, init)
-        self.causal = causal
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            self.model = _with_lora(self.causal, config) if init is None else _with_adapter(self.causal, config, init)
+        self.model.eval()
+        check_supported(self.causal)
         if config.checkpointing:
-            self.causal.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        self.model.train(config.checkpointing)
+            _checkpoint_layers(self.causal)
         self.head = _head(self.width, init).to(self.device) if head else None
         self.ema: dict[str, Tensor] | None = None
         self._initial = None if self.fresh else self._copy()
-        _check_logits(self)
+        self.fingerprint = _fingerprint(self.causal)
 
     @property
     def width(self) -> int:
@@ -75,11 +82,6 @@ class TunedModel:
         output = self.causal.get_output_embeddings()
         assert isinstance(output, nn.Linear), "checked when the model was loaded"
         return output.weight
-
-    def fingerprint(self) -> str:
-        """Returns a digest of a few numbers of every parameter: models of one shape differ in it, too."""
-        sample = [p.detach().flatten()[:8].float().cpu() for p in self.causal.parameters()]
-        return digest(torch.cat(sample).numpy().tobytes())[:16]
 
     def factors(self) -> dict[str, nn.Parameter]:
         """Returns the trainable LoRA factors by name."""
@@ -128,10 +130,29 @@ class TunedModel:
             self.ema[name].lerp_(factor, rate)
 
     def save(self, folder: Path, *, name: str = "") -> None:
-        """Writes a peft adapter (and the head) into a folder; ``name`` is how the base is called in it."""
+        """Writes a peft adapter (and the head) into a folder; ``name`` is how the base is called in it.
+
+        Raises:
+            StoreError: it cannot be written; nothing of it is left, and what was there is untouched.
+        """
+        beside = folder.with_name(f".{folder.name}.{os.getpid()}")
+        try:
+            beside.mkdir(parents=True, exist_ok=True)
+            self._write(beside, name or self.base.name)
+            folder.mkdir(exist_ok=True)
+            for path in beside.iterdir():
+                path.replace(folder / path.name)
+        except (OSError, SafetensorError) as error:
+            raise StoreError(
+                f"the adapter cannot be written to {str(folder)!r}: {error}; nothing was changed"
+            ) from error
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+
+    def _write(self, folder: Path, name: str) -> None:
         self.model.save_pretrained(str(folder), save_embedding_layers=False)
         path = folder / "adapter_config.json"
-        config = json.loads(path.read_text()) | {"base_model_name_or_path": name or self.base.name}
+        config = json.loads(path.read_text()) | {"base_model_name_or_path": name}
         path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
         (folder / "README.md").unlink(missing_ok=True)
         if self.head is not None:
@@ -146,10 +167,15 @@ class TunedModel:
             factor.data, other[name] = other[name], factor.data
 
 
-def _device(wanted: str) -> str:
-    if wanted != "auto":
-        return wanted
-    return "cuda" if torch.cuda.is_available() else "cpu"
+def _device(wanted: str) -> torch.device:
+    found = wanted if wanted != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(found)
+    except RuntimeError as error:
+        raise UserError(f"device {wanted!r} is none; give auto, cpu, cuda or cuda:N") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"device {wanted!r} is not there; this machine (or this build of torch) has no CUDA")
+    return device
 
 
 def _dtype(wanted: str, device: torch.device) -> torch.dtype:
@@ -185,10 +211,21 @@ def _with_adapter(causal: transformers.PreTrainedModel, config: TrainConfig, ini
         model = peft.PeftModel.from_pretrained(causal, str(init), is_trainable=True)
     except (OSError, ValueError, RuntimeError) as error:
         raise UserError(f"{str(init)!r} is no adapter of this model: {' '.join(str(error).split())[:200]}") from error
-    rank = model.peft_config["default"].to_dict()["r"]
-    if rank != config.rank:
-        raise UserError(f"the adapter to go on from has rank {rank}, not {config.rank}; set rank={rank}")
+    _check_shape(model, config, init)
     return model
+
+
+def _check_shape(model: peft.PeftModel, config: TrainConfig, init: Path) -> None:
+    """Refuses an adapter whose rank, alpha or targets are not those of the configuration."""
+    found = model.peft_config["default"].to_dict()
+    if found["peft_type"] != "LORA":
+        raise UserError(f"{str(init)!r} is an adapter of the kind {found['peft_type']}; only LoRA is trained further")
+    for name, key, wanted in (("rank", "r", config.rank), ("alpha", "lora_alpha", config.alpha)):
+        if found[key] != wanted:
+            raise UserError(f"the adapter to go on from has {name} {found[key]}, not {wanted}; set {name}={found[key]}")
+    targets = found["target_modules"]
+    if not isinstance(config.targets, str) and not isinstance(targets, str) and set(targets) != set(config.targets):
+        raise UserError(f"the adapter to go on from has the targets {sorted(targets)}, not {sorted(config.targets)}")
 
 
 def _head(width: int, init: Path | None) -> nn.Linear:
@@ -200,15 +237,16 @@ def _head(width: int, init: Path | None) -> nn.Linear:
     return head
 
 
-@torch.no_grad()
-def _check_logits(tuned: TunedModel) -> None:
-    """Refuses a model whose logits are more than a matrix product with its hidden states (soft caps, scales)."""
-    output = tuned.causal.get_output_embeddings()
-    kind = type(tuned.causal).__name__
-    if not isinstance(output, nn.Linear) or output.bias is not None:
-        raise UserError(f"{kind} has no plain vocabulary head; models with a linear one without bias can be trained")
-    ids = torch.arange(8, device=tuned.device)[None] % tuned.vocabulary
-    result = tuned.causal(input_ids=ids, output_hidden_states=True)
-    mine = (result.hidden_states[-1] @ output.weight.T).float()
-    if (mine - result.logits.float()).abs().max() > _TOLERANCE * (1 + mine.abs().max()):
-        raise UserError(f"{kind} changes its logits after the vocabulary head, which training does not follow")
+def _fingerprint(causal: nn.Module) -> str:
+    sample = [p.detach().flatten()[:8].float().cpu() for p in causal.parameters()]
+    return digest(torch.cat(sample).numpy().tobytes())[:16]
+
+
+def _checkpoint_layers(causal: transformers.PreTrainedModel) -> None:
+    """Makes every layer compute its activations again in the backward pass; dropout stays off."""
+    causal.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[no-untyped-call]
+    layers = [module for module in causal.modules() if isinstance(module, GradientCheckpointingLayer)]
+    if not layers:
+        raise UserError(f"{type(causal).__name__} has no layers that can be checkpointed; leave checkpointing out")
+    for layer in layers:
+        layer.training = True

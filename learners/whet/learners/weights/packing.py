@@ -280,11 +280,11 @@ def packed_attention(
     Raises:
         UserError: the model wants what is not computed here (soft caps, attention sinks).
     """
+    if foreign := [name for name in ("softcap", "s_aux", "position_bias") if more.get(name) is not None]:
+        raise UserError(f"{type(module).__name__} needs {', '.join(foreign)}, which packed training does not compute")
     if segments is None:
         kept = {"scaling": scaling, "dropout": dropout, "sliding_window": sliding_window, **more}
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kept)  # type: ignore[arg-type]
-    if foreign := [name for name in ("softcap", "s_aux", "position_bias") if more.get(name) is not None]:
-        raise UserError(f"{type(module).__name__} needs {', '.join(foreign)}, which packed training does not compute")
     longest = segments.gather_sl.shape[1]
     near = _band(longest, sliding_window, query.device) if sliding_window and sliding_window < longest else None
     out_shld = functional.scaled_dot_product_attention(
