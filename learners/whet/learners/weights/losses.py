@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from whet.learners.weights.datum import Datum
+from whet.learners.weights.datum import Datum, units
 from whet.learners.weights.objectives import (
     NLL,
     BradleyTerry,
@@ -28,7 +28,7 @@ from whet.learners.weights.objectives import (
 )
 from whet.learners.weights.packing import Packed
 
-__all__ = ["Measures", "Scores", "loss_of", "needs", "normaliser", "reference_point"]
+__all__ = ["Measures", "Scores", "loss_of", "needs", "normaliser", "reference_point", "unfit"]
 
 Measures: TypeAlias = dict[str, float]
 
@@ -72,6 +72,32 @@ def needs(objective: Objective) -> frozenset[str]:
             return frozenset({"teacher"} if token else {"divergence"})
         case BradleyTerry() | Regression():
             return frozenset({"head"})
+
+
+def unfit(objective: Objective, data: Sequence[Datum]) -> list[str]:
+    """Returns what is wrong with data for a loss, one line each: sides that are missing or not its own."""
+    match objective:
+        case Preference() | BradleyTerry():
+            return [line for unit in units(data) if (line := _unfit_pair(unit))]
+        case Unpaired():
+            foreign = [datum for datum in data if datum.side not in _SIGNS]
+            return [
+                f"{datum.id or 'a datum'} is {datum.side!r}; it must be one of {', '.join(_SIGNS)}" for datum in foreign
+            ]
+        case _:
+            return []
+
+
+def _unfit_pair(unit: Sequence[Datum]) -> str:
+    if not unit[0].pair:
+        return f"{unit[0].id or 'a datum'} belongs to no pair; this loss compares two sides"
+    sides = sorted(datum.side for datum in unit)
+    half = len(sides) // 2
+    if sides != ["chosen"] * half + ["rejected"] * half:
+        return (
+            f"pair {unit[0].pair!r} has the sides {', '.join(map(repr, sides))}; it needs one chosen and one rejected"
+        )
+    return ""
 
 
 def normaliser(objective: Objective, data: Sequence[Datum]) -> float:

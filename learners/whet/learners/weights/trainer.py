@@ -26,7 +26,7 @@ from whet.learners.weights import checkpoint as checkpoints
 from whet.learners.weights.config import TrainConfig, lora_rate
 from whet.learners.weights.datum import Datum, check, units
 from whet.learners.weights.lora import TunedModel, Weights
-from whet.learners.weights.losses import loss_of, needs, normaliser
+from whet.learners.weights.losses import loss_of, needs, normaliser, unfit
 from whet.learners.weights.objectives import Distillation, Objective, Unpaired
 from whet.learners.weights.packing import micro_batches
 from whet.learners.weights.reports import StepReport, TrainReport
@@ -163,7 +163,8 @@ class Trainer:
             raise UserError("there is nothing to train on; the data set is empty")
         if unknown := sorted({datum.term for datum in data} - set(self.objectives)):
             raise UserError(f"data of the terms {unknown!r} have no objective; there are {sorted(self.objectives)!r}")
-        if wrong := check(data, self.tuned.vocabulary):
+        unsuited = [line for term, part in _by_term(data).items() for line in unfit(self.objectives[term], part)]
+        if wrong := check(data, self.tuned.vocabulary) + unsuited:
             raise UserError(wrong[0] + (f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""))
 
     # --- the optimiser's step ---------------------------------------------------------------------------------------
