@@ -7,6 +7,7 @@ the world (48), ``kind`` of input: list, string or mixed (list), ``examples`` in
 task (4), ``draw``: the seed of the chains (0).
 """
 
+import ast
 import re
 from collections.abc import Mapping
 from typing import Literal, get_args
@@ -15,11 +16,11 @@ from whet.agents.tasksets.files import accept_options
 from whet.agents.tasksets.splits import split_of
 from whet.core.errors import UserError
 from whet.core.ids import digest
-from whet.core.models.tiny.world import World, WorldTask
-from whet.core.records import Json, Message, Task, TaskSet, VerifierSpec
+from whet.core.models.tiny.world import World, WorldTask, judge
+from whet.core.records import Check, Json, Message, Task, TaskSet, Verdict, VerifierSpec
 from whet.core.wire import encode
 
-__all__ = ["load", "world_task"]
+__all__ = ["judge_answer", "load", "world_task"]
 
 _DEFAULTS = {
     "n": "200",
@@ -93,3 +94,33 @@ def _kind(text: str) -> _Kind:
         if text == kind:
             return kind  # type: ignore[no-any-return]
     raise UserError(f"world: kind={text!r} is none of {', '.join(get_args(_Kind))}")
+
+
+def judge_answer(task: Task, answer: str) -> tuple[Verdict, ...]:
+    """Returns the verdict on an answer to a world's task by the world's grammar, without executing anything.
+
+    It agrees with the task's own verifier on answers in the world's form and fails any other, so it serves where many
+    answers are judged that nobody will use: practice, benchmarks.
+
+    Raises:
+        UserError: the task is not one of a world.
+    """
+    cases = task.verifiers[0].params.get("cases") if task.verifiers else None
+    if not isinstance(cases, list) or "world" not in task.meta:
+        raise UserError(f"task {task.id!r} is none of a world; judge it with its own verifiers")
+    checks = [(ast.literal_eval(str(value)), ast.literal_eval(str(expected))) for value, expected in _pairs(cases)]
+    failed = {failure.call: failure for failure in judge(answer, checks)}
+    found = []
+    for number, (value, expected) in enumerate(checks):
+        call = f"solve({value!r})"
+        got = failed[call].got if call in failed else repr(expected)
+        found.append(
+            Check(name=f"case {number}", passed=call not in failed, call=call, expected=repr(expected), got=got)
+        )
+    score = sum(check.passed for check in found) / len(found)
+    outcome: Literal["pass", "fail"] = "fail" if failed else "pass"
+    return (Verdict(run_id="", task_id=task.id, verifier="world", outcome=outcome, score=score, checks=tuple(found)),)
+
+
+def _pairs(cases: list[Json]) -> list[tuple[Json, Json]]:
+    return [(case[0], case[1]) for case in cases if isinstance(case, list) and len(case) == 2]
