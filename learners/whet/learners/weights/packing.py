@@ -145,7 +145,7 @@ class Packed:
 
     def of_data(self, values: Iterable[float]) -> Tensor:
         """Returns one number per datum as a tensor, (S,)."""
-        return torch.tensor(list(values), dtype=torch.float32, device=self.ids_1t.device)
+        return _numbers(values, self.ids_1t.device)
 
 
 def pack(data: Sequence[Datum], device: torch.device) -> Packed:
@@ -159,9 +159,6 @@ def pack(data: Sequence[Datum], device: torch.device) -> Packed:
     def integers(values: Iterable[int]) -> Tensor:
         return torch.tensor(list(values), dtype=torch.long, device=device)
 
-    def numbers(values: Iterable[float]) -> Tensor:
-        return torch.tensor(list(values), dtype=torch.float32, device=device)
-
     return Packed(
         data=tuple(data),
         ids_1t=integers(row)[None],
@@ -172,10 +169,14 @@ def pack(data: Sequence[Datum], device: torch.device) -> Packed:
         targets_n=integers(data[s].tokens[p] for s, p in spread),
         sequence_n=integers(s for s, _ in spread),
         order_n=integers(order for each in counted for order in range(len(each))),
-        weights_n=numbers(weights),
-        scaled_n=numbers(data[s].scale * weight for (s, _), weight in zip(spread, weights, strict=True)),
-        behaviour_n=numbers(behaviour),
+        weights_n=_numbers(weights, device),
+        scaled_n=_numbers((data[s].scale * weight for (s, _), weight in zip(spread, weights, strict=True)), device),
+        behaviour_n=_numbers(behaviour, device),
     )
+
+
+def _numbers(values: Iterable[float], device: torch.device) -> Tensor:
+    return torch.tensor(list(values), dtype=torch.get_default_dtype(), device=device)
 
 
 def _row(sequences: Sequence[Sequence[int]]) -> tuple[list[int], list[int], list[list[int]]]:
