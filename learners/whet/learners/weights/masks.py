@@ -1,8 +1,8 @@
 """Which tokens the policy wrote: each counted message as a prompt and an answer, held against the chat template.
 
-    turns = read_turns(row, template)          # one for each message with a piece
-    tokens, starts = join_turns(turns, template)   # the conversation, and where in it each answer starts
-    weights = weigh(turns[0], row, template)   # one per token of the answer, None where nothing counts
+    turns = read_turns(row, template)               # one for each message with a piece
+    tokens, starts = join_turns(turns, template)    # the conversation, and where in it each answer starts
+    weights = weigh(turns[0], row, template)        # one per token of the answer, None where it does not count
 
 A mask is exact where three things hold at every counted message, and each is checked: what the policy was asked with
 is the beginning of the conversation with its answer in it; the answer is told as it was written and closed by a token
@@ -181,7 +181,7 @@ def _closed(opened: str, text: str, row: Row, number: int, template: ChatTemplat
     start = len(opened)
     answer, spans = whole.ids[len(prompt) :], [(a - start, b - start) for a, b in whole.spans[len(prompt) :]]
     if whole.ids[: len(prompt)] != prompt:
-        # A token stands across the border, as the policy cannot have written it: the answer's tokens are its own.
+        # A token reaches over the border. The policy cannot have written that: its first token is one of its own.
         answer, spans = template.tokens(text[start:])
         if template.decode([*prompt, *answer], special=True) != template.decode(whole.ids, special=True):
             _refuse(f"the tokenizer of {template.name!r} does not split text where message {number} begins")
@@ -220,15 +220,14 @@ def join_turns(turns: Sequence[Turn], template: ChatTemplate) -> tuple[list[int]
 def _between(last: Turn, turn: Turn, ended: bool, template: ChatTemplate) -> list[int]:
     """Returns the context between two turns whose tokens do not follow each other: recorded ones stand before it."""
     if turn.recorded:
-        what = (
+        line = (
             f"the prompt recorded for message {turn.message} does not begin with the tokens of message {last.message}"
         )
-        raise Dropped("recorded", f"{what} and those before it; {_SPLIT}", splits=True)
+        raise Dropped("recorded", f"{line}; {_SPLIT}", splits=True)
     name = f"the chat template of {template.name!r}"
     if last.told is None or turn.told is None:
-        raise Dropped(
-            "template", f"{name} cannot tell message {last.message} as it was recorded; {_SPLIT}", splits=True
-        )
+        line = f"{name} does not tell message {last.message} as it was recorded"
+        raise Dropped("template", f"{line}; {_SPLIT}", splits=True)
     before = [*last.told.prompt, *last.told.answer]
     if turn.told.prompt[: len(before)] == before:
         return turn.told.prompt[len(before) - (not ended) :]

@@ -104,7 +104,8 @@ def mark(pieces: Sequence[Piece], spans: Sequence[tuple[int, int]], places: Sequ
     marks: list[float | None] = []
     ordered = sorted(pieces, key=lambda piece: piece.start)
     for start, end in spans:
-        first, last = places[max(start, 0)], places[max(end - 1, start, 0)]
+        # A tokenizer may give a token no character at all, or one before the text.
+        first, last = (places[min(max(at, 0), len(places) - 1)] for at in (start, max(end - 1, start)))
         owners = (p.weight for p in ordered if last >= p.start and (p.end is None or first < p.end))
         marks.append(next(owners, None))
     return marks

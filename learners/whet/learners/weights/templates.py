@@ -232,7 +232,7 @@ def _datum(row: Row, turns: Sequence[Turn], template: ChatTemplate, max_tokens: 
     datum = Datum(
         tokens=tuple(tokens[:length]),
         mask=mask,
-        weights=_or_none(weights[:length]),
+        weights=_weights(weights[:length]),
         logprobs=_masked(logprobs, mask) if all(turn.logprobs is not None for turn in turns) else (),
         teacher=_teacher(row, tokens[starts[0] : counted[0]], template),
         **{field: getattr(row, field) for field in _COPIED},
@@ -244,7 +244,7 @@ def _datum(row: Row, turns: Sequence[Turn], template: ChatTemplate, max_tokens: 
 _COPIED = ("pair", "side", "label", "scale", "margin", "group", "reward", "term", "off_policy", "sources")
 
 
-def _or_none(weights: Sequence[float | None]) -> tuple[float, ...]:
+def _weights(weights: Sequence[float | None]) -> tuple[float, ...]:
     """Returns a weight for each token, or nothing where all that count weigh 1."""
     if all(weight is None or weight == 1 for weight in weights):
         return ()
