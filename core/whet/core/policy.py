@@ -8,6 +8,7 @@ Layout: ``prompts/*.md``, ``principles.md``, ``skills/<name>/SKILL.md`` (+ scrip
 ``adapter`` (digest of LoRA weights in the blob store), ``settings.toml`` (learnable knobs).
 """
 
+import json
 import re
 import tomllib
 from collections.abc import Mapping
@@ -78,6 +79,12 @@ class Policy(Record, frozen=True, kw_only=True):
             return tomllib.loads(self.text("settings.toml"))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise UserError(f"settings.toml is not valid TOML: {error}") from error
+
+    def with_settings(self, **knobs: bool | int | float | str) -> "Policy":
+        """Returns the policy with these knobs of ``settings.toml`` set and the others as they are."""
+        merged = {**self.settings(), **knobs}
+        lines = [f"{name} = {json.dumps(value)}\n" for name, value in sorted(merged.items())]
+        return self.edit({"settings.toml": "".join(lines)})
 
     def skill_names(self) -> list[str]:
         """Returns the names of the skills in the tree, sorted."""

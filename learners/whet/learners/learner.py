@@ -7,7 +7,7 @@ Learners are named by a registered short name (``lessons``, ``skills``) or a dot
 """
 
 import inspect
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from importlib import import_module
 from typing import Protocol, runtime_checkable
 
@@ -17,6 +17,7 @@ from whet.core.policy import Policy
 from whet.core.records import Candidate, Lesson, Record
 from whet.learners.gate import Arm
 from whet.learners.view import TrainMemory
+from whet.learners.weights.method import METHODS
 
 __all__ = ["LEARNERS", "Learner", "Proposal", "load_learner"]
 
@@ -69,12 +70,14 @@ def load_learner(name: str, **options: object) -> Learner:
     Raises:
         UserError: no such learner, or it does not take one of the options; the message lists what there is.
     """
+    if name in METHODS:
+        return _weight_learner(name, options)
     path = LEARNERS.get(name, name)
     module, _, attribute = path.partition(":")
     try:
         made = vars(import_module(module))[attribute]
     except (ImportError, KeyError, ValueError) as error:
-        known = ", ".join(sorted(LEARNERS))
+        known = ", ".join([*sorted(LEARNERS), *METHODS])
         raise UserError(f"no learner {name!r} ({error}); there are {known}, or give package.module:Class") from error
     accepted = inspect.signature(made).parameters
     if unknown := sorted(set(options) - set(accepted)):
@@ -83,3 +86,13 @@ def load_learner(name: str, **options: object) -> Learner:
     if not isinstance(learner, Learner):
         raise UserError(f"{path!r} is no learner: it needs a name and propose(view, incumbent, budget)")
     return learner
+
+
+def _weight_learner(name: str, options: Mapping[str, object]) -> Learner:
+    """Returns the learner of a method that trains weights; options that are none of its own are the method's."""
+    from whet.learners.weights.learner import WeightLearner
+    from whet.learners.weights.method import load_method
+
+    own = set(inspect.signature(WeightLearner).parameters) - {"method"}
+    method = load_method(name, **{key: value for key, value in options.items() if key not in own})
+    return WeightLearner(method, **{key: value for key, value in options.items() if key in own})  # type: ignore[arg-type]

@@ -15,11 +15,14 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 from whet.core.budget import Budget
 from whet.core.errors import NotFoundError, RefusedError, UserError
 from whet.core.policy import Policy
-from whet.core.records import Critique, Feedback, Lesson, Record, Run, Split, Step, Task, Verdict
+from whet.core.records import Candidate, Critique, Feedback, Lesson, Record, Run, Split, Step, Task, Verdict
 from whet.memory import Memory
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from whet.agents import Agent, RunResult
+    from whet.core.models import Model
     from whet.learners.weights.heldback import HeldBack
 
 __all__ = ["Judged", "TrainMemory", "current_lessons"]
@@ -86,6 +89,37 @@ class TrainMemory:
     def can_practise(self) -> bool:
         """Whether there is an agent to run."""
         return self._agent is not None
+
+    @property
+    def model(self) -> "Model | None":
+        """The model of the agent that practises; ``None`` where there is no agent."""
+        return None if self._agent is None else self._agent.model
+
+    @property
+    def knobs(self) -> tuple[str, ...]:
+        """What the policy may set of the agent that practises."""
+        return () if self._agent is None else tuple(self._agent.knobs(Policy()))
+
+    @property
+    def folder(self) -> "Path | None":
+        """The folder of the store, beside which a learner may keep its work; ``None`` for one on a server."""
+        return self._memory.store.folder
+
+    async def keep(self, data: bytes) -> str:
+        """Returns the digest of bytes that a proposal needs (an adapter), after they were stored."""
+        return await self._memory.put_blob(data)
+
+    async def note(self, candidate: Candidate) -> None:
+        """Records a policy on the way to a proposal, so that what it rests on is known."""
+        await self._memory.put(candidate, actor=candidate.learner)
+
+    async def blob(self, digest: str) -> bytes:
+        """Returns stored bytes.
+
+        Raises:
+            NotFoundError: the store has none of this digest.
+        """
+        return await self._memory.get_blob(digest)
 
     async def task(self, task_id: str) -> Task:
         """Returns a training task.

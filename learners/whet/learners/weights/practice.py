@@ -16,12 +16,13 @@ import msgspec
 from whet.core.errors import UserError
 from whet.core.prompting import render_retry
 from whet.core.records import Completion, Critique, Message, Run, Sampling, Task, Usage, Verdict
+from whet.learners.weights.datum import Datum
 from whet.learners.weights.experience import Attempt, Episode, Experience
 from whet.learners.weights.method import Method, Rollouts
 from whet.learners.weights.rounds import Probe, RoundReport, learn_in_rounds
 from whet.learners.weights.rows import Row
 from whet.learners.weights.sampling import sample
-from whet.learners.weights.templates import ChatTemplate, encode_row
+from whet.learners.weights.templates import ChatTemplate, encode_row, encode_rows
 from whet.learners.weights.trainer import Trainer
 
 __all__ = ["Criticise", "Judge", "Practice"]
@@ -115,9 +116,11 @@ class Practice:
             drawn = random.Random(f"{self._seed}/{number}").sample(list(tasks), min(plan.tasks, len(tasks)))
             return self.rollout(drawn, plan.samples)
 
-        return await learn_in_rounds(
-            method, self.trainer, self.template, self, rollout, plan, probe=probe, on_round=on_round
-        )
+        async def prepare(number: int, experience: Experience) -> Sequence[Datum]:
+            self.round = number
+            return encode_rows(await method.build(experience, self), self.template, split=True).data
+
+        return await learn_in_rounds(self.trainer, rollout, prepare, plan, probe=probe, on_round=on_round)
 
     def _take(self, going: "_Going", completion: Completion) -> None:
         verdicts = self._judge(going.task, completion.text)

@@ -1,32 +1,34 @@
 """Learning in rounds: practise, build rows, train on them, and again with what was learned.
 
-    reports = await learn_in_rounds(method, trainer, template, kit, rollout, Rollouts(rounds=8), on_round=print)
+    reports = await learn_in_rounds(trainer, rollout, prepare, Rollouts(rounds=8), on_round=print)
 
-``rollout(n)`` gives the experience of round n under the policy as it stands when it is called. With a staleness of s,
-practice runs up to s rounds ahead of training; with 0 they take turns. Drift is watched: when what is practised goes up
-while the probe goes down, learning stops.
+``rollout(n)`` gives the experience of round n under the policy as it stands when it begins, ``prepare`` makes data of
+it. With a staleness of s, practice runs up to s rounds ahead of training; with 0 they take turns. Drift is watched:
+when what is practised goes up while the probe goes down, learning stops.
 """
 
 import asyncio
 import math
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol, TypeAlias
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import TypeAlias
 
 import msgspec
 
 from whet.core.records import Record
 from whet.learners.weights.datum import Datum, units
 from whet.learners.weights.experience import Episode, Experience
-from whet.learners.weights.method import Kit, Method, Rollouts
+from whet.learners.weights.method import Rollouts
 from whet.learners.weights.reports import TrainReport
-from whet.learners.weights.templates import ChatTemplate, encode_rows
 from whet.learners.weights.trainer import Trainer
 
-__all__ = ["Probe", "Rate", "Rollout", "RoundReport", "drift", "learn_in_rounds"]
+__all__ = ["Prepare", "Probe", "Rate", "Rollout", "RoundReport", "drift", "learn_in_rounds"]
 
-Rollout: TypeAlias = Callable[[int], Awaitable[Experience]]
+Rollout: TypeAlias = Callable[[int], Coroutine[None, None, Experience]]
+"""Practises for a round."""
+Prepare: TypeAlias = Callable[[int, Experience], Awaitable[Sequence[Datum]]]
+"""Makes data of a round's experience; none where there is nothing to learn."""
 
 
 class Rate(Record, frozen=True, kw_only=True):
@@ -62,23 +64,17 @@ class RoundReport(Record, frozen=True, kw_only=True):
     seconds: float = 0.0
 
 
-class _Saver(Protocol):
-    async def __call__(self, round: int, trainer: Trainer) -> None: ...
-
-
 async def learn_in_rounds(
-    method: Method,
     trainer: Trainer,
-    template: ChatTemplate,
-    kit: Kit,
     rollout: Rollout,
+    prepare: Prepare,
     plan: Rollouts,
     *,
     probe: Probe | None = None,
-    trained: "_Saver | None" = None,
+    trained: Callable[[int], Awaitable[None]] | None = None,
     on_round: Callable[[RoundReport], None] | None = None,
 ) -> tuple[RoundReport, ...]:
-    """Returns a report of each round. ``trained`` is awaited after a round's training, before the next rollout.
+    """Returns a report of each round. ``trained`` is awaited after a round's training, before the next rollout begins.
 
     Raises:
         UserError: the experience of a round lacks what the method needs.
@@ -90,15 +86,13 @@ async def learn_in_rounds(
     try:
         for number in range(plan.rounds):
             while begun < plan.rounds and len(ahead) <= plan.staleness:
-                ahead.append(asyncio.create_task(_as_coroutine(rollout(begun))))
+                ahead.append(asyncio.create_task(rollout(begun)))
                 begun += 1
             started, experience = time.monotonic(), await ahead.popleft()
-            kit.round = number
-            rows = await method.build(experience, kit)
-            data = encode_rows(rows, template, split=True).data
+            data = await prepare(number, experience)
             training = await _train(trainer, data, plan, number) if data else None
             if trained is not None:
-                await trained(number, trainer)
+                await trained(number)
             report = _report(number, experience, data, training, time.monotonic() - started)
             if probe is not None:
                 report = await _probed(report, reports, probe)
@@ -112,10 +106,6 @@ async def learn_in_rounds(
             task.cancel()
         await asyncio.gather(*ahead, return_exceptions=True)
     return tuple(reports)
-
-
-async def _as_coroutine(work: Awaitable[Experience]) -> Experience:
-    return await work
 
 
 async def _train(trainer: Trainer, data: Sequence[Datum], plan: Rollouts, number: int) -> TrainReport:
