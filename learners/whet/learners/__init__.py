@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from whet.learners.adoption import adopt, incumbent_arm, take_in
     from whet.learners.betting import PairedTest
+    from whet.learners.deciding import decide
     from whet.learners.evaluation import Measured, evaluator, measure
     from whet.learners.gate import Arm, Evaluate, Gate, GateConfig, Progress, Score
     from whet.learners.improve import Event, ImproveConfig, ImproveReport, improve, spent_by
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from whet.learners.skills import SkillLearner
     from whet.learners.view import TrainMemory
     from whet.learners.watch import Watch, retire_harmful, take_back, watch
+    from whet.learners.weights.learner import WeightLearner
 
 _WHERE = {
     "Arm": "gate",
@@ -45,7 +47,9 @@ _WHERE = {
     "StoredLedger": "ledger",
     "TrainMemory": "view",
     "Watch": "watch",
+    "WeightLearner": "weights.learner",
     "adopt": "adoption",
+    "decide": "deciding",
     "evaluator": "evaluation",
     "improve": "improve",
     "incumbent_arm": "adoption",
@@ -79,7 +83,9 @@ __all__ = [
     "StoredLedger",
     "TrainMemory",
     "Watch",
+    "WeightLearner",
     "adopt",
+    "decide",
     "evaluator",
     "improve",
     "incumbent_arm",

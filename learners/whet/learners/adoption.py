@@ -15,7 +15,7 @@ from whet.learners.learner import Proposal
 from whet.learners.view import current_lessons
 from whet.memory import Memory
 
-__all__ = ["adopt", "incumbent_arm", "reconcile", "take_in"]
+__all__ = ["adopt", "incumbent_arm", "named_ids", "reconcile", "take_in"]
 
 ACTOR = "gate"
 
@@ -70,15 +70,16 @@ async def reconcile(memory: Memory) -> None:
             continue
         config = (await memory.get(Candidate, promotion.candidate_id)).config
         why = f"promoted by {promotion.id}: {promotion.reason}"
-        for id in _ids(config, "lessons"):
+        for id in named_ids(config, "lessons"):
             if id in lessons and lessons[id].status == "proposed":
                 await memory.lessons.approve(id, reason=why, actor=ACTOR)
-        for id in _ids(config, "retires"):
+        for id in named_ids(config, "retires"):
             if id in lessons and lessons[id].status == "active":
                 await memory.lessons.retire(id, reason=why, actor=ACTOR)
 
 
-def _ids(config: Mapping[str, Json], key: str) -> list[str]:
+def named_ids(config: Mapping[str, Json], key: str) -> list[str]:
+    """Returns the ids that a candidate's configuration holds under a key; none where there is no such list."""
     ids = config.get(key)
     return [id for id in ids if isinstance(id, str)] if isinstance(ids, list) else []
 

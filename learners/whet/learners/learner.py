@@ -28,6 +28,12 @@ LEARNERS = {
 """Registered learners: short name to dotted path."""
 
 
+_ABOUT = {
+    "lessons": ("lessons", "definitions, remarks and hints from judged runs", "judged runs, or feedback"),
+    "skills": ("skills", "verified helpers as a skill with a self-test", "judged runs"),
+}
+
+
 class Proposal(Record, frozen=True, kw_only=True):
     """A change for the gate: a new policy, new lessons, or both, with the record of where they come from.
 
@@ -62,6 +68,12 @@ class Learner(Protocol):
             BudgetError: the budget does not allow what the learner needs.
         """
         ...
+
+
+def describe(name: str) -> dict[str, str | bool]:
+    """Returns what a registered learner learns, in words, and what it needs; as ``whet learn --list`` shows it."""
+    learns, title, needs = _ABOUT[name]
+    return {"name": name, "learns": learns, "title": title, "paper": "", "needs": needs, "practises": False}
 
 
 def load_learner(name: str, **options: object) -> Learner:

@@ -9,7 +9,21 @@ from typer.core import TyperGroup
 from typer.exceptions import TyperException
 from typer.main import get_command
 
-from whet.apps.cli.commands import demo, feedback, gate, index, learn, memory, policy, run, skill, store, tasks, verdict
+from whet.apps.cli.commands import (
+    demo,
+    feedback,
+    gate,
+    improve,
+    index,
+    learn,
+    memory,
+    policy,
+    run,
+    skill,
+    store,
+    tasks,
+    verdict,
+)
 from whet.core.errors import WhetError
 
 __all__ = ["main"]
@@ -76,6 +90,7 @@ for name, module, text in (
     app.add_typer(module.app, name=name, help=text, no_args_is_help=True)
 app.command("search")(memory.search)
 learn.register(app)
+improve.register(app)
 demo.register(app)
 
 

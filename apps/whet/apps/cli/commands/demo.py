@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from whet.apps.cli.commands.learn import tell
+from whet.apps.cli.commands.improve import tell
 from whet.apps.cli.output import AsJson, console, emit_json, note
 from whet.apps.cli.session import load_settings, memory, run_async
 from whet.core.errors import RefusedError

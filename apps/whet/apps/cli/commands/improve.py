@@ -1,0 +1,122 @@
+"""``whet improve``: run, learn, decide, promote, and again, under a budget."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from whet.apps.cli.commands.rows import as_row
+from whet.apps.cli.output import AsJson, View, console, emit_json, note
+from whet.apps.cli.session import load_settings, same_command, with_memory
+
+if TYPE_CHECKING:
+    from whet.core import Budget
+    from whet.learners import Event, ImproveReport
+    from whet.memory import Memory
+
+__all__ = ["Calls", "Dollars", "Seconds", "limits", "register", "tell"]
+
+Calls = Annotated[int | None, typer.Option(help="Budget: model calls.")]
+Dollars = Annotated[float | None, typer.Option(help="Budget: dollars.")]
+Seconds = Annotated[float | None, typer.Option(help="Budget: seconds.")]
+
+
+def limits(calls: int | None, dollars: float | None, seconds: float | None) -> "Budget":
+    """Returns the budget of a command: what its options say, and the settings where they say nothing."""
+    micro_dollars = None if dollars is None else round(dollars * 1e6)
+    return load_settings().new_budget(calls=calls, micro_dollars=micro_dollars, seconds=seconds)
+
+
+def improve(
+    tasks: Annotated[str, typer.Argument(help="Task set: world:7, jsonl:FILE, humaneval:FILE, ilf:FILE.")],
+    learners: Annotated[
+        str, typer.Option(help="Learners, comma-separated, e.g. lessons,skills,rft; they take turns.")
+    ] = "lessons,skills",
+    model: Annotated[str, typer.Option(help="Model; default: the one of whet.toml.")] = "",
+    graph: Annotated[str, typer.Option(help="react, refine, best_of_n, or path/file.py:graph.")] = "refine",
+    rounds: Annotated[int, typer.Option(min=1, help="At most so many rounds.")] = 4,
+    repeats: Annotated[int, typer.Option(min=1, help="Runs per training task in a round.")] = 1,
+    concurrency: Annotated[int, typer.Option(min=1, help="Runs at a time.")] = 4,
+    alpha: Annotated[float, typer.Option(help="Error rate of the gate over all uses of the held-out set.")] = 0.05,
+    min_effect: Annotated[float, typer.Option(help="Gain in pass rate that has to be exceeded.")] = 0.02,
+    resume: Annotated[str | None, typer.Option(help="Go on with this job (id or prefix).")] = None,
+    calls: Calls = None,
+    dollars: Dollars = None,
+    seconds: Seconds = None,
+    json: AsJson = False,
+) -> None:
+    """Run, learn, decide on held-out tasks, promote; and again, under a budget. Ctrl-C stops, --resume goes on."""
+    from whet.agents.tasksets import load_tasks
+    from whet.apps.cli.workshop import make_agent
+    from whet.learners import Gate, GateConfig, ImproveConfig
+    from whet.learners import improve as loop
+
+    task_set = load_tasks(tasks)
+    gate = Gate(GateConfig(alpha=alpha, min_effect=min_effect, concurrency=concurrency))
+    config = ImproveConfig(rounds=rounds, repeats=repeats, concurrency=concurrency)
+    budget = limits(calls, dollars, seconds)
+
+    async def work(memory: "Memory") -> "ImproveReport":
+        agent = make_agent(memory, model=model, graph=graph)
+        async with _way_back(memory):
+            return await loop(
+                agent,
+                task_set,
+                learners.split(","),
+                memory=memory,
+                gate=gate,
+                config=config,
+                on_event=tell,
+                budget=await _resumed(memory, budget, resume),
+                resume=resume,
+            )
+
+    report = with_memory(work)
+    if json:
+        emit_json(report)
+        return
+    columns = ("id", "decision", "n", "mean", "low", "high", "reason")
+    View(limit=None).show([as_row(promotion) for promotion in report.promotions], columns)
+    note(
+        f"{report.stopped}; {report.spent.calls} model calls; "
+        f"go on with: whet improve {tasks} --resume {report.job_id[:16]}"
+    )
+
+
+@asynccontextmanager
+async def _way_back(memory: "Memory") -> AsyncIterator[None]:
+    """Says how to go on when the loop is interrupted."""
+    from whet.core import Job
+
+    try:
+        yield
+    except asyncio.CancelledError:
+        for job in await memory.find(Job, where={"kind": "improve"}, newest_first=True, limit=1):
+            again = same_command("--resume", job.id)
+            note(f"what was done stays done; go on with: {again}")
+        raise
+
+
+async def _resumed(memory: "Memory", budget: "Budget", job: str | None) -> "Budget":
+    """Returns the budget less what the job had spent before it stopped."""
+    from whet.core import Budget, Job
+    from whet.learners import spent_by
+
+    return budget if job is None else Budget.of(budget.grant, spent=spent_by(await memory.get(Job, job)))
+
+
+def tell(event: "Event") -> None:
+    """Prints what the loop says of itself on stderr: one line that is overwritten while it counts, on a terminal."""
+    terminal = console(stderr=True)
+    if event.kind in ("run", "gate"):
+        if terminal.is_terminal:
+            terminal.print(f"  {event.text} {event.done}/{event.total}", end="\r", markup=False)
+        return
+    terminal.print(f"{event.text}", markup=False)
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command to the root."""
+    app.command()(improve)
