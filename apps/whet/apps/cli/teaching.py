@@ -1,8 +1,9 @@
-"""What ``whet learn`` does: a learner made from options, a view of the memory for it, and what it says while it works."""
+"""What ``whet learn`` does: a learner made from options, its view of the memory, and what it says while it works."""
 
 import re
 from collections.abc import Sequence
 from contextlib import nullcontext
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,7 +29,7 @@ _WIDTH = 40
 
 
 class Wish(Record, frozen=True, kw_only=True):
-    """What a person asks for: a learner with its settings, from which runs, on which model, practising on which tasks."""
+    """What a person asks for: a learner with its settings, from which runs, on which model, practising on what."""
 
     learner: str
     where: str = ""
@@ -96,15 +97,13 @@ async def train(memory: "Memory", wish: Wish, budget: "Budget", folder: Path) ->
     """Returns what a method trained, kept in a folder.
 
     Raises:
-        UserError: the learner trains no weights, or the folder is in use.
+        UserError: the learner trains no weights.
     """
     from whet.learners import WeightLearner, incumbent_arm
 
     learner = _learner(wish)
     if not isinstance(learner, WeightLearner):
         raise UserError(f"{wish.learner} trains no weights; leave --out out")
-    if folder.exists() and any(folder.iterdir()):
-        raise UserError(f"{str(folder)!r} is not an empty folder; name a new one")
     async with make_agent(memory, model=wish.model, graph=wish.graph) as agent:
         return await learner.train(_view(memory, wish, agent), await incumbent_arm(memory), budget, folder)
 
@@ -197,7 +196,7 @@ def curve(values: Sequence[float]) -> str:
     """Returns numbers as a line of bars, at most 40 of them, each the mean of a stretch."""
     count = min(_WIDTH, len(values))
     edges = [round(i * len(values) / count) for i in range(count + 1)] if count else []
-    means = [sum(values[a:b]) / (b - a) for a, b in zip(edges, edges[1:], strict=False)]
+    means = [sum(values[a:b]) / (b - a) for a, b in pairwise(edges)]
     low, high = min(means, default=0.0), max(means, default=0.0)
     scale = (len(_BARS) - 1) / (high - low) if high > low else 0.0
     return "".join(_BARS[round((mean - low) * scale)] for mean in means)

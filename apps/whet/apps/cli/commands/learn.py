@@ -35,9 +35,7 @@ def learn(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only show what would be learned from, or proposed.")
     ] = False,
-    export: Annotated[
-        Path | None, typer.Option(help="Write the data as JSONL for other trainers; train nothing.")
-    ] = None,
+    export: Annotated[Path | None, typer.Option(help="Write the data for other trainers; train nothing.")] = None,
     out: Annotated[Path | None, typer.Option(help="Train into this folder and keep it; propose nothing.")] = None,
     calls: Calls = None,
     dollars: Dollars = None,
@@ -61,6 +59,8 @@ def learn(
         dataset = with_memory(lambda memory: teaching.look(memory, wish, budget))
         teaching.show_dataset(dataset, export, json=json)
     elif out is not None:
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise UserError(f"{str(out)!r} is not an empty folder; name a new one")
         trained = with_memory(lambda memory: teaching.train(memory, wish, budget, out))
         emit_json(trained.report) if json else note(f"wrote {trained.folder}: {trained.report.steps} steps")
     else:
