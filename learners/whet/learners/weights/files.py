@@ -1,6 +1,7 @@
 """Files that are written whole or not at all: a process that dies in the middle leaves the previous one."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from whet.core.errors import StoreError
@@ -22,6 +23,17 @@ def write_whole(path: Path, data: bytes | str) -> None:
             file.flush()
             os.fsync(file.fileno())
         beside.replace(path)
+        _sync(path.parent)
     except OSError as error:
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):
+            beside.unlink()
         raise StoreError(f"{str(path)!r} cannot be written: {error.strerror}; nothing was changed") from error
+
+
+def _sync(folder: Path) -> None:
+    """Makes the names in a folder durable, too."""
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)

@@ -7,8 +7,10 @@
 LoRA (Hu et al. 2021, arXiv 2106.09685) on all linear layers but the vocabulary head.
 """
 
+import functools
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +23,7 @@ import transformers
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from whet.core.errors import StoreError, UserError
@@ -196,6 +199,7 @@ def _load_base(folder: Path, dtype: torch.dtype) -> transformers.PreTrainedModel
 
 
 def _with_lora(causal: transformers.PreTrainedModel, config: TrainConfig) -> peft.PeftModel:
+    _check_targets(causal, config)
     targets = config.targets if isinstance(config.targets, str) else list(config.targets)
     lora = peft.LoraConfig(
         r=config.rank, lora_alpha=config.alpha, lora_dropout=0.0, target_modules=targets, task_type="CAUSAL_LM"
@@ -204,6 +208,20 @@ def _with_lora(causal: transformers.PreTrainedModel, config: TrainConfig) -> pef
         return peft.get_peft_model(causal, lora)
     except ValueError as error:
         raise UserError(f"targets {config.targets!r} do not fit the model: {' '.join(str(error).split())}") from error
+
+
+def _check_targets(causal: transformers.PreTrainedModel, config: TrainConfig) -> None:
+    """Refuses an adapter on the vocabulary head, whose plain weights training multiplies with."""
+    head = causal.get_output_embeddings()  # type: ignore[no-untyped-call]
+    name = next((name for name, module in causal.named_modules() if module is head), "")
+    if isinstance(config.targets, str):
+        hit = re.fullmatch(config.targets, name) is not None
+    else:
+        hit = any(name == target or name.endswith(f".{target}") for target in config.targets)
+    if hit:
+        raise UserError(
+            f"targets {config.targets!r} hold the vocabulary head {name!r}, which stays frozen; leave it out"
+        )
 
 
 def _with_adapter(causal: transformers.PreTrainedModel, config: TrainConfig, init: Path) -> peft.PeftModel:
@@ -244,9 +262,9 @@ def _fingerprint(causal: nn.Module) -> str:
 
 def _checkpoint_layers(causal: transformers.PreTrainedModel) -> None:
     """Makes every layer compute its activations again in the backward pass; dropout stays off."""
-    causal.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[no-untyped-call]
     layers = [module for module in causal.modules() if isinstance(module, GradientCheckpointingLayer)]
     if not layers:
         raise UserError(f"{type(causal).__name__} has no layers that can be checkpointed; leave checkpointing out")
+    again = functools.partial(checkpoint, use_reentrant=False)
     for layer in layers:
-        layer.training = True
+        layer.training, layer.gradient_checkpointing, layer._gradient_checkpointing_func = True, True, again

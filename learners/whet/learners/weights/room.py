@@ -56,4 +56,5 @@ class Room:
 def _out_of_memory(error: Exception) -> bool:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return "allocate memory" in str(error) or "out of memory" in str(error).lower()
+    said = str(error).lower()
+    return any(sign in said for sign in ("allocate memory", "out of memory", "bad_alloc"))
