@@ -265,6 +265,6 @@ def _checkpoint_layers(causal: transformers.PreTrainedModel) -> None:
     layers = [module for module in causal.modules() if isinstance(module, GradientCheckpointingLayer)]
     if not layers:
         raise UserError(f"{type(causal).__name__} has no layers that can be checkpointed; leave checkpointing out")
-    again = functools.partial(checkpoint, use_reentrant=False)
     for layer in layers:
-        layer.training, layer.gradient_checkpointing, layer._gradient_checkpointing_func = True, True, again
+        layer.training = layer.gradient_checkpointing = True
+        vars(layer)["_gradient_checkpointing_func"] = functools.partial(checkpoint, use_reentrant=False)
