@@ -12,7 +12,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from hashlib import blake2b
 
 import numpy as np
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from whet.core.records import Task
 from whet.memory.embedders import HashedNgrams, Vectors
 
-__all__ = ["HeldBack", "Look", "Passage", "look", "tokens"]
+__all__ = ["Hashes", "HeldBack", "Look", "Passage", "look", "tokens"]
 
 SHORT = 8
 WIDE = 13
@@ -51,26 +51,40 @@ def tokens(text: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Look:
-    """A text as hashes: of its tokens, and of its n-grams; with its vector where it is long enough to have one."""
+    """A text, and its tokens as hashes."""
 
+    text: str
     hashes: Hashes
-    short: Hashes
-    wide: Hashes
-    vector: Vectors | None
+
+    @cached_property
+    def short(self) -> Hashes:
+        """The hashes of its n-grams of ``SHORT`` tokens, in order."""
+        return _grams(self.hashes, SHORT)
+
+    @cached_property
+    def wide(self) -> Hashes:
+        """The hashes of its n-grams of ``WIDE`` tokens, in order."""
+        return _grams(self.hashes, WIDE)
 
     @property
-    def grams(self) -> frozenset[int]:
-        """The hashes of all of its n-grams."""
-        return frozenset(self.short.tolist()) | frozenset(self.wide.tolist())
+    def grams(self) -> Hashes:
+        """The hashes of all of its n-grams, each once."""
+        return np.unique(np.concatenate([self.short, self.wide]))
+
+    @property
+    def vector(self) -> Vectors | None:
+        """The vector of a text that is long enough to have one."""
+        return _EMBEDDER.vectors([self.text])[0] if len(self.hashes) >= PARTLY else None
 
 
 def look(text: str) -> Look:
-    """Returns a text as hashes."""
-    found = tokens(text)
-    words = {token: int.from_bytes(blake2b(token.encode(), digest_size=8).digest(), "little") for token in {*found}}
-    hashes = np.array([words[token] for token in found], dtype=np.uint64)
-    vector = _EMBEDDER.vectors([text])[0] if len(found) >= PARTLY else None
-    return Look(hashes, _grams(hashes, SHORT), _grams(hashes, WIDE), vector)
+    """Returns a text with its tokens as hashes."""
+    return Look(text, np.array([_hash(token) for token in tokens(text)], dtype=np.uint64))
+
+
+@lru_cache(maxsize=200_000)
+def _hash(token: str) -> int:
+    return int.from_bytes(blake2b(token.encode(), digest_size=8).digest(), "little")
 
 
 def _grams(hashes: Hashes, n: int) -> Hashes:
@@ -123,7 +137,7 @@ class HeldBack:
         return cls(count, tuple(passages)).without({gram for gram, number in spread.items() if number > 1})
 
     def without(self, common: Collection[int]) -> "HeldBack":
-        """Returns the index for which these n-grams are common phrasing."""
+        """Returns the index for which these n-grams are common phrasing that gives no task away."""
         return HeldBack(self.tasks, tuple(replace(each, own=each.own.difference(common)) for each in self.passages))
 
     def match(self, seen: Look) -> str:
@@ -137,20 +151,20 @@ class HeldBack:
     def _holds(self, seen: Look) -> bool:
         if _whole(seen.hashes) in self._wholes:
             return True
-        starts = np.flatnonzero(np.isin(seen.short, np.array([*self._firsts], dtype=np.uint64)))
         return any(
             _whole(seen.hashes[start : start + passage.length]) == passage.whole
-            for start in starts.tolist()
-            for passage in self._firsts[int(seen.short[start])]
+            for start, gram in enumerate(seen.short.tolist())
+            for passage in self._firsts.get(gram, ())
         )
 
     def _shares(self, seen: Look) -> bool:
-        shared = Counter(number for gram in seen.grams for number in self._carriers.get(gram, ()))
+        shared = Counter(number for gram in seen.grams.tolist() for number in self._carriers.get(gram, ()))
         return any(count >= SHARE * len(self.passages[number].own) for number, count in shared.items())
 
     def _resembles(self, seen: Look) -> bool:
         vectors, floors = self._vectors
-        return seen.vector is not None and bool((np.vecdot(vectors, seen.vector) >= floors).any())
+        vector = seen.vector if len(floors) else None
+        return vector is not None and bool((np.vecdot(vectors, vector) >= floors).any())
 
     @cached_property
     def _wholes(self) -> frozenset[int]:

@@ -11,18 +11,19 @@ counted under a reason.
 
 import random
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from heapq import heapify, heappop, heappush
 from math import ceil
 from typing import NamedTuple
 
 import msgspec
+import numpy as np
 
 from whet.core.errors import UserError
 from whet.core.ids import digest
 from whet.core.records import Message
 from whet.core.wire import encode
-from whet.learners.weights.heldback import HeldBack, Look, look, tokens
+from whet.learners.weights.heldback import Hashes, HeldBack, Look, look, tokens
 from whet.learners.weights.rows import Row
 
 __all__ = ["Sifted", "budget", "count_words", "decontaminate", "deduplicate"]
@@ -183,57 +184,60 @@ def _add_sources(rows: list[Row], kept: Sequence[int], equal: Sequence[int]) -> 
         rows[number] = msgspec.structs.replace(rows[number], sources=tuple(sources))
 
 
-def _features(unit: Sequence[Row]) -> frozenset[int]:
+def _features(unit: Sequence[Row]) -> Hashes:
     """Returns the n-grams of what was said in a unit, none for a group; system messages are the same for many rows.
 
     Rows that count in different ways have none in common.
     """
-    if unit[0].group and not unit[0].pair:
-        return frozenset()
-    found: set[int] = set()
-    for row in unit:
+    found = [np.empty(0, dtype=np.uint64)]
+    for row in unit if unit[0].pair or not unit[0].group else ():
         way = encode([row.term, row.side, row.label, [piece.message for piece in row.pieces]])
-        salt = int(digest(way)[:16], 16)
-        for message in row.messages:
-            if message.role != "system":
-                found |= {gram ^ salt for gram in look(message.content).short.tolist()}
-    return frozenset(found)
+        salt = np.uint64(int(digest(way)[:16], 16))
+        found += [look(message.content).short ^ salt for message in row.messages if message.role != "system"]
+    return np.unique(np.concatenate(found))
 
 
-def _near_duplicates(features: Sequence[Collection[int]]) -> set[int]:
+def _near_duplicates(features: Sequence[Hashes]) -> set[int]:
     """Returns the numbers of the sets that have a Jaccard index of ``NEAR`` with an earlier one that stays.
 
     Two such sets share one of their rarest members, if so many are looked at that fewer than ``NEAR`` are left
     (prefix filtering: Bayardo et al. 2007). So all are found, and few pairs are compared.
     """
-    spread = Counter(gram for grams in features for gram in grams)
+    if not features:
+        return set()
+    known, spread = np.unique(np.concatenate(features), return_counts=True)
     most = max(2.0, HALF * len(features))
-    own = [{gram for gram in grams if spread[gram] <= most} for grams in features]
+    own: list[Hashes] = []
     seen: dict[int, list[int]] = defaultdict(list)
     again: set[int] = set()
-    for number, grams in enumerate(own):
-        if len(grams) < FEWEST:
+    for number, grams in enumerate(features):
+        counts = spread[np.searchsorted(known, grams)]
+        own.append(grams[counts <= most])
+        size = len(own[number])
+        if size < FEWEST:
             continue
-        rarest = sorted(grams, key=lambda gram: (spread[gram], gram))[: len(grams) - ceil(NEAR * len(grams)) + 1]
-        if any(_jaccard(grams, own[other]) >= NEAR for other in {other for gram in rarest for other in seen[gram]}):
+        order = np.argsort(counts[counts <= most], kind="stable")
+        rarest = own[number][order[: size - ceil(NEAR * size) + 1]].tolist()
+        if any(_jaccard(own[number], own[other]) >= NEAR for other in {each for gram in rarest for each in seen[gram]}):
             again.add(number)
-            continue
-        for gram in rarest:
-            seen[gram].append(number)
+        else:
+            for gram in rarest:
+                seen[gram].append(number)
     return again
 
 
-def _jaccard(a: set[int], b: set[int]) -> float:
-    shared = len(a & b)
+def _jaccard(a: Hashes, b: Hashes) -> float:
+    shared = len(np.intersect1d(a, b, assume_unique=True))
     return shared / (len(a) + len(b) - shared)
 
 
 def _phrasing(rows: Sequence[Row], looks: Mapping[str, Look]) -> set[int]:
     """Returns the n-grams that many training tasks have in common."""
-    of_task: dict[str, set[int]] = defaultdict(set)
+    of_task: dict[str, set[str]] = defaultdict(set)
     for number, row in enumerate(rows):
-        for text in _texts(row):
-            of_task[row.task_id or f"#{number}"] |= looks[text].grams
-    spread = Counter(gram for grams in of_task.values() for gram in grams)
-    least = max(3, ceil(TENTH * len(of_task)))
-    return {gram for gram, count in spread.items() if count >= least}
+        of_task[row.task_id or f"#{number}"].update(_texts(row))
+    found = [np.unique(np.concatenate([looks[text].grams for text in texts])) for texts in of_task.values() if texts]
+    if not found:
+        return set()
+    grams, counts = np.unique(np.concatenate(found), return_counts=True)
+    return set(grams[counts >= max(3, ceil(TENTH * len(of_task)))].tolist())
