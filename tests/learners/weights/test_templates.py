@@ -145,7 +145,22 @@ def counted(datum: Datum, template: ChatTemplate) -> list[str]:
 
 # --- masks against what transformers says -----------------------------------------------------------------------------
 
-WORDS = ["zorp", "def f(x):\n    return x", " ", "\n", "é", "日本", "😀", "<b>", "2", '"', "<|", "|>", "end", "{{ x }}"]
+WORDS = [
+    "zorp",
+    "def f(x):\n    return x",
+    " ",
+    "\n",
+    "é",
+    "日本",
+    "😀",
+    "<b>",
+    "2",
+    '"',
+    "<|",
+    "|>",
+    "ended",
+    "{{ x }}",
+]
 texts = st.lists(st.sampled_from(WORDS), min_size=1, max_size=5).map("".join)
 answers = texts.filter(str.strip)
 
