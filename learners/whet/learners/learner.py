@@ -73,7 +73,7 @@ class Learner(Protocol):
 def describe(name: str) -> dict[str, str | bool]:
     """Returns what a registered learner learns, in words, and what it needs; as ``whet learn --list`` shows it."""
     learns, title, needs = _ABOUT[name]
-    return {"name": name, "learns": learns, "title": title, "paper": "", "needs": needs, "practises": False}
+    return {"name": name, "learns": learns, "description": title, "paper": "", "needs": needs, "practises": False}
 
 
 def load_learner(name: str, **options: object) -> Learner:

@@ -60,7 +60,7 @@ def describe_learners() -> list[Row]:
                 "name": name,
                 "learns": "scorer" if info.family == "reward" else "weights",
                 "family": info.family,
-                "title": info.title,
+                "description": info.title,
                 "paper": info.paper,
                 "needs": ", ".join(info.needs),
                 "practises": method.rollouts is not None,

@@ -46,8 +46,8 @@ def learn(
     from whet.apps.cli import teaching
 
     if list_:
-        columns = ("name", "learns", "title", "paper", "needs", "practises")
-        View(output="json" if json else "table", limit=None).show(teaching.describe_learners(), columns)
+        view = View(output="json" if json else "table", limit=None)
+        view.show(teaching.describe_learners(), ("name", "learns", "paper", "description"), ("needs", "practises"))
         return
     if not learner:
         raise UserError("which learner? see: whet learn --list")
