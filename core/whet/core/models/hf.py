@@ -30,6 +30,7 @@ from torch import Tensor
 from whet.core.adapters import adapter_version, check_fit
 from whet.core.errors import ModelError, RefusedError, UserError
 from whet.core.models.chat import chat_tools
+from whet.core.models.chat_template import template_message
 from whet.core.models.pricing import Estimate
 from whet.core.records import Completion, Json, Message, Record, Sampling, ToolCall, ToolSpec, Usage
 from whet.core.wire import decode, encode
@@ -195,7 +196,7 @@ class HFModel:
             raise RefusedError(
                 f"the chat template of {self.name!r} knows no tools; use a model that was trained on them"
             )
-        wire = [_template_message(message) for message in messages]
+        wire = [template_message(message) for message in messages]
         try:
             with self._weights.prompt_lock:
                 text = tokenizer.apply_chat_template(
@@ -318,19 +319,6 @@ def _read_tool_calls(text: str) -> tuple[str, tuple[ToolCall, ...]]:
         arguments = encode(call.arguments).decode()
         calls.append(ToolCall(id=f"call_{position}", name=call.name, arguments=arguments))
     return _TOOL_CALL.sub("", text).strip() if calls else text, tuple(calls)
-
-
-def _template_message(message: Message) -> dict[str, Json]:
-    """Returns the message as chat templates want it: arguments of tool calls as an object, not as text."""
-    wire: dict[str, Json] = {"role": message.role, "content": message.content}
-    if message.tool_calls:
-        wire["tool_calls"] = [
-            {"type": "function", "function": {"name": call.name, "arguments": decode(call.arguments, dict)}}
-            for call in message.tool_calls
-        ]
-    if message.name is not None:
-        wire["name"] = message.name
-    return wire
 
 
 def _one_line(error: Exception) -> str:
