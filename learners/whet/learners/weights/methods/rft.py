@@ -3,6 +3,8 @@
 rows = await RFT(per_task=2).build(experience, kit)
 """
 
+import msgspec
+
 from whet.learners.weights.config import TrainConfig
 from whet.learners.weights.experience import Experience
 from whet.learners.weights.method import Info, Kit, Method
@@ -12,14 +14,16 @@ from whet.learners.weights.methods.solutions import Solution, solutions
 from whet.learners.weights.objectives import NLL, Objective
 from whet.learners.weights.rows import Row
 
-__all__ = ["RFT", "hardness"]
+__all__ = ["RFT", "hardness", "without_system"]
 
 
 class RFT(Method, frozen=True, kw_only=True):
     """Imitates answers that passed (Yuan et al. 2023, arXiv 2308.01825), each once, so many per task.
 
     ``people``: where nothing was executed, what people accepted or rated well counts as verified. ``harder`` τ: rows of
-    a task that is solved with rate r weigh r^−τ, with a mean of 1 (0: all alike).
+    a task that is solved with rate r weigh r^−τ, with a mean of 1 (0: all alike). ``bare``: share of the answers that
+    are learned without the system message they were given under as well, so that what it said goes into the weights
+    (context distillation: Snell et al. 2022, arXiv 2209.15189).
     """
 
     info = Info(
@@ -32,6 +36,7 @@ class RFT(Method, frozen=True, kw_only=True):
     per_task: int = 4
     people: bool = True
     harder: float = 0.0
+    bare: float = 0.0
 
     async def build(self, experience: Experience, kit: Kit) -> list[Row]:
         """Returns a row for each verified answer that is kept.
@@ -43,7 +48,9 @@ class RFT(Method, frozen=True, kw_only=True):
         good = balanced(distinct(one for one in judged if one.passed), self.per_task, kit.rng)
         need(good, "rft", "answers that passed", "run more training tasks, or draw more samples: --graph best_of_n")
         weights = hardness(judged, self.harder, good)
-        return [one.row(scale=weights[one.task.id]) for one in good]
+        rows = [one.row(scale=weights[one.task.id]) for one in good]
+        told = [row for row in rows if row.messages[0].role == "system" and kit.rng.random() < self.bare]
+        return rows + [without_system(row) for row in told]
 
     def objectives(self) -> dict[str, Objective]:
         """Returns the negative log-likelihood."""
@@ -52,6 +59,12 @@ class RFT(Method, frozen=True, kw_only=True):
     def training(self) -> TrainConfig:
         """Returns two epochs: the data are few and verified."""
         return TrainConfig(epochs=2)
+
+
+def without_system(row: Row) -> Row:
+    """Returns the row as if nobody had told the policy anything before the task."""
+    pieces = tuple(msgspec.structs.replace(piece, message=piece.message - 1) for piece in row.pieces)
+    return msgspec.structs.replace(row, messages=row.messages[1:], pieces=pieces, sampled=(), off_policy=True)
 
 
 def hardness(judged: list[Solution], power: float, good: list[Solution]) -> dict[str, float]:
