@@ -1,5 +1,7 @@
 """Follow-ups: what the user wrote next tells, in hindsight, how the answer should have been."""
 
+from typing import Literal
+
 from whet.core.records import Message, Trust
 from whet.learners.weights.config import TrainConfig
 from whet.learners.weights.experience import Experience
@@ -19,6 +21,8 @@ class FollowUp(Method, frozen=True, kw_only=True):
 
     The teacher knows the user's next message: recorded as feedback of kind ``followup``, or written in the same
     conversation. ``context``: as the next message of the conversation (``retry``), or added to the prompt (``hint``).
+    ``token``: the paper's form, on sampled tokens alone; else over the ``top_k`` likeliest tokens, the same gradient
+    without the sampling noise.
     """
 
     info = Info(
@@ -29,6 +33,9 @@ class FollowUp(Method, frozen=True, kw_only=True):
         needs=("feedback of kind followup, or conversations of several turns",),
     )
     context: Wording = "retry"
+    token: bool = False
+    top_k: int | None = 100
+    teacher: Literal["live", "initial", "ema"] = "ema"
 
     async def build(self, experience: Experience, kit: Kit) -> list[Row]:
         """Returns a row for each answer that a user replied to.
@@ -54,8 +61,8 @@ class FollowUp(Method, frozen=True, kw_only=True):
         return (*attempt.messages, Message(role="assistant", content=visible(attempt.text)), said)
 
     def objectives(self) -> dict[str, Objective]:
-        """Returns the distillation on sampled tokens, from the policy as it stands and without correction."""
-        return {"": Distillation(alpha=1.0, teacher="live", token=True, cap=None)}
+        """Returns the reverse divergence from the teacher, without correction for who sampled."""
+        return {"": Distillation(alpha=1.0, top_k=self.top_k, teacher=self.teacher, token=self.token, cap=None)}
 
     def training(self) -> TrainConfig:
         """Returns the trainer's defaults for logs: one pass."""

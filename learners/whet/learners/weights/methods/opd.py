@@ -1,6 +1,7 @@
 """OpenClaw-RL: every turn learns from what came next: whether it was well received, and how it should have been."""
 
 from collections.abc import Iterable
+from typing import Literal
 
 from whet.learners.weights.config import TrainConfig
 from whet.learners.weights.experience import Experience
@@ -33,8 +34,9 @@ class OPD(Method, frozen=True, kw_only=True):
     context: Wording = "retry"
     binary: float = 1.0
     hints: float = 1.0
-    token: bool = True
-    top_k: int = 50
+    token: bool = False
+    top_k: int | None = 50
+    teacher: Literal["live", "initial", "ema"] = "ema"
     clip_low: float = 0.2
     clip_high: float | None = 0.28
     kl: float = 0.01
@@ -71,7 +73,9 @@ class OPD(Method, frozen=True, kw_only=True):
     def objectives(self) -> dict[str, Objective]:
         """Returns the policy gradient on votes, and the distillation from hints."""
         voted = PolicyGradient(coefficient=self.binary, clip_low=self.clip_low, clip_high=self.clip_high, kl=self.kl)
-        told = Distillation(coefficient=self.hints, alpha=1.0, top_k=self.top_k, teacher="live", token=self.token)
+        told = Distillation(
+            coefficient=self.hints, alpha=1.0, top_k=self.top_k, teacher=self.teacher, token=self.token
+        )
         return {"": voted, "hint": told}
 
     def training(self) -> TrainConfig:

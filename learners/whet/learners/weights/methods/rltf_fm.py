@@ -26,7 +26,7 @@ class RLTFFM(Grouped, frozen=True, kw_only=True):
     )
     rollouts = Rollouts()
     discount: float = 0.1
-    coefficient: float = 0.1
+    coefficient: float = 0.01
 
     async def build(self, experience: Experience, kit: Kit) -> list[Row]:
         """Returns the rows of multi-turn grpo, and one for each criticised answer with the critique as target.
