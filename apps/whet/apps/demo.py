@@ -16,14 +16,17 @@ from whet.agents.tasksets import load_tasks
 from whet.core import Budget, Lesson, Policy, Promotion, Record, Task, TaskSet
 from whet.core.models import load_model
 from whet.learners import (
+    Arm,
     Event,
     Gate,
     GateConfig,
     ImproveConfig,
+    Learner,
     Measured,
     evaluator,
     improve,
     incumbent_arm,
+    load_learner,
     measure,
 )
 from whet.memory import Memory
@@ -31,25 +34,31 @@ from whet.memory import Memory
 __all__ = ["DemoConfig", "Report", "Row", "demonstrate"]
 
 SETTINGS = """\
-temperature = 0.5
+temperature = 1.0
 rounds = 4
 max_tokens = 160
 withhold_rate = 0.05
 """
 
 
+STAGES = {"lessons": "lessons", "skills": "skills", "rft": "weights"}
+"""What the learners of the demo are called in its table."""
+STEPS = 300
+REPEATS = 2
+
+
 class DemoConfig(Record, frozen=True, kw_only=True):
     """How much is shown. ``learners`` empty: the control, in which nothing is learned and nothing may be gained."""
 
     world: int = 7
-    tasks: int = 600
+    tasks: int = 900
     verbs: int = 24
-    lengths: str = "1-3"
-    learners: tuple[str, ...] = ("lessons", "skills")
+    lengths: str = "1-6"
+    learners: tuple[str, ...] = tuple(STAGES)
     practice: int = 120
     seed: int = 0
     concurrency: int = 8
-    calls: int = 20_000
+    calls: int = 40_000
 
 
 class Row(Record, frozen=True, kw_only=True):
@@ -83,10 +92,13 @@ async def demonstrate(memory: Memory, config: DemoConfig, tell: Callable[[Event]
         stages = _Stages(memory, agent, task_set, config, tell)
         await stages.measure("before")
         for number, learner in enumerate(config.learners):
-            await stages.measure(f"after {learner}", await stages.learn(learner, number))
+            await stages.measure(f"after {STAGES.get(learner, learner)}", await stages.learn(learner, number))
         if not config.learners:
             await stages.practise()
             await stages.measure("after practice alone")
+        if (adapter := (await memory.policies.head()).text("adapter")) and len(config.learners) > 1:
+            alone = Policy.of({"settings.toml": SETTINGS, "adapter": adapter})
+            await stages.measure("weights alone", arm=Arm(policy=alone))
     lessons = await memory.find(Lesson, where={"kind": "lesson", "valid_to": None})
     skills = (await memory.policies.head()).skill_names()
     return Report(
@@ -116,11 +128,16 @@ class _Stages:
         report = await improve(
             self.agent,
             msgspec.structs.replace(self.task_set, tasks=(*practice, *self.heldout)),
-            [learner],
+            [_learner(learner, self.config)],
             memory=self.memory,
             gate=Gate(GateConfig(concurrency=self.config.concurrency)),
             budget=self.budget,
-            config=ImproveConfig(rounds=1, concurrency=self.config.concurrency, seed=self.config.seed),
+            config=ImproveConfig(
+                rounds=1,
+                repeats=REPEATS if learner == "rft" else 1,
+                concurrency=self.config.concurrency,
+                seed=self.config.seed,
+            ),
             on_event=self.tell,
         )
         return report.promotions[-1] if report.promotions else None
@@ -130,13 +147,13 @@ class _Stages:
         practice = self.train[: 2 * self.config.practice]
         await run_tasks(self.agent, practice, concurrency=self.config.concurrency, budget=self.budget)
 
-    async def measure(self, stage: str, promotion: Promotion | None = None) -> None:
-        """Adds the row of a stage: what is in force now, on the sealed tasks."""
+    async def measure(self, stage: str, promotion: Promotion | None = None, *, arm: Arm | None = None) -> None:
+        """Adds the row of a stage: what is in force now (or another arm), on the sealed tasks."""
         self.tell(Event(kind="round", text=f"{stage}: {len(self.sealed)} sealed tasks"))
         spent, seconds = self.budget.spent - self._before, time.monotonic() - self._began
         evaluate = evaluator(self.agent, self.budget, tags=("sealed",))
-        arm = await incumbent_arm(self.memory)
-        pass_rate = await measure(evaluate, arm, self.sealed, concurrency=self.config.concurrency)
+        shown = arm or await incumbent_arm(self.memory)
+        pass_rate = await measure(evaluate, shown, self.sealed, concurrency=self.config.concurrency)
         self.rows.append(
             Row(
                 stage=stage,
@@ -152,3 +169,11 @@ class _Stages:
     def _share(self, number: int) -> list[Task]:
         start = number * self.config.practice
         return self.train[start : start + self.config.practice]
+
+
+def _learner(name: str, config: DemoConfig) -> Learner:
+    """Returns a learner of the demo; the weights also learn to do without what the skill says."""
+    if name != "rft":
+        return load_learner(name)
+    training = {"steps": STEPS, "lr": 7e-4, "batch": 24, "seed": config.seed}
+    return load_learner(name, bare=1.0, training=training, concurrency=config.concurrency)

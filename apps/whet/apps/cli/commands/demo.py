@@ -3,6 +3,7 @@
 import os
 import shutil
 import sys
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -27,7 +28,7 @@ def demo(
     """See a small model fail, be told what went wrong, learn, and do measurably better."""
     from whet.apps.demo import DemoConfig, demonstrate
 
-    config = DemoConfig(world=world, seed=seed) if learning else DemoConfig(world=world, seed=seed, learners=())
+    config = DemoConfig(world=world, seed=seed, learners=_learners() if learning else ())
 
     async def work() -> "Report":
         async with memory(create=True) as opened:
@@ -44,6 +45,16 @@ def demo(
         return
     _print(report)
     _print_next(report)
+
+
+def _learners() -> tuple[str, ...]:
+    """Returns the learners that can be shown here: weights need torch."""
+    from whet.apps.demo import STAGES
+
+    if all(find_spec(package) for package in ("torch", "transformers", "peft")):
+        return tuple(STAGES)
+    note("without torch there are no weights to learn; for all three stages: pip install 'whet[weights]'")
+    return tuple(name for name, stage in STAGES.items() if stage != "weights")
 
 
 def _print_next(report: "Report") -> None:
