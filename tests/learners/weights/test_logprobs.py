@@ -41,8 +41,8 @@ def reference(student_nd: Tensor, teacher_nd: Tensor, head_vd: Tensor, alpha: fl
         return (q * (q / p).log()).sum(-1)
     if alpha == 1:
         return (p * (p / q).log()).sum(-1)
-    m = (1 - alpha) * q + alpha * p
-    return alpha * (p * (p / m).log()).sum(-1) + (1 - alpha) * (q * (q / m).log()).sum(-1)
+    m = alpha * q + (1 - alpha) * p
+    return alpha * (q * (q / m).log()).sum(-1) + (1 - alpha) * (p * (p / m).log()).sum(-1)
 
 
 @pytest.mark.parametrize("chunk", CHUNKS)
@@ -97,6 +97,14 @@ def test_divergences_are_those_of_the_papers(alpha: float, chunk: int) -> None:
     plain_n = reference(student_nd, teacher_nd, head_vd, alpha)
     torch.testing.assert_close(found_n, plain_n, rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(gradient(found_n, student_nd), gradient(plain_n, student_nd), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(("alpha", "limit"), [(1e-4, 0.0), (1 - 1e-4, 1.0)])
+def test_jensen_shannon_ends_in_forward_and_reverse_kl(alpha: float, limit: float) -> None:
+    student_nd, teacher_nd, head_vd = drawn()
+    near_n = divergence(0.3 * student_nd, 0.3 * teacher_nd, head_vd, alpha=alpha, top_k=None, chunk=5)
+    end_n = divergence(0.3 * student_nd, 0.3 * teacher_nd, head_vd, alpha=limit, top_k=None, chunk=5)
+    torch.testing.assert_close(near_n / min(alpha, 1 - alpha), end_n, rtol=1e-2, atol=1e-4)
 
 
 def test_jensen_shannon_is_symmetric_at_one_half_and_bounded_by_log_2() -> None:

@@ -8,6 +8,8 @@ own token alone, so its whole slope, one vector of that size, is computed along 
 by it, and no logits are computed twice. The vocabulary head itself is frozen.
 """
 
+import math
+
 import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
@@ -30,10 +32,10 @@ def divergence(
 ) -> Tensor:
     """Returns the divergence of the policy π from a teacher q at each position, (N,).
 
-    ``alpha`` 0: KL(q‖π); 1: KL(π‖q); between, with m = (1−α)q + απ: α·KL(π‖m) + (1−α)·KL(q‖m), the generalised
-    Jensen–Shannon divergence (Agarwal et al. 2023, arXiv 2306.13649, eq. 1). With ``top_k`` the distributions are taken
-    over the student's ``top_k`` likeliest tokens and one bucket for all others, a lower bound of the whole. No gradient
-    reaches the teacher.
+    ``alpha`` 0: KL(q‖π); 1: KL(π‖q); between, with m = αq + (1−α)π: α·KL(q‖m) + (1−α)·KL(π‖m), the generalised
+    Jensen–Shannon divergence (Agarwal et al. 2023, arXiv 2306.13649, eq. 1), which in its limits, divided by α or 1−α,
+    are these two. With ``top_k`` the distributions are taken over the student's ``top_k`` likeliest tokens and one
+    bucket for all others, a lower bound of the whole. No gradient reaches the teacher.
     """
     wanted = torch.is_grad_enabled() and hidden_nd.requires_grad
     found: Tensor = _Divergence.apply(hidden_nd, teacher_nd.detach(), head_vd, (alpha, top_k), chunk, wanted)  # type: ignore[no-untyped-call]
@@ -123,9 +125,8 @@ def _divergence(student_cd: Tensor, teacher_cd: Tensor, head_vd: Tensor, alpha: 
         return _kl(teacher_cv, student_cv)
     if alpha == 1:
         return _kl(student_cv, teacher_cv)
-    shares = torch.tensor([1 - alpha, alpha], dtype=student_cv.dtype, device=student_cv.device).log()
-    middle_cv = torch.logaddexp(teacher_cv + shares[0], student_cv + shares[1])
-    return alpha * _kl(student_cv, middle_cv) + (1 - alpha) * _kl(teacher_cv, middle_cv)
+    middle_cv = torch.logaddexp(teacher_cv + math.log(alpha), student_cv + math.log1p(-alpha))
+    return alpha * _kl(teacher_cv, middle_cv) + (1 - alpha) * _kl(student_cv, middle_cv)
 
 
 def _log_softmax(hidden_cd: Tensor, head_vd: Tensor) -> Tensor:
