@@ -2,6 +2,7 @@
 
 import asyncio
 import contextvars
+import gc
 
 import pytest
 
@@ -30,6 +31,21 @@ def test_each_loop_has_its_own_and_closes_it() -> None:
     assert one is not other
     assert one.closed_by is one_loop
     assert other.closed_by is other_loop
+
+
+def test_what_nobody_needs_any_more_is_closed_even_as_its_loop_ends() -> None:
+    opened: list[Connection] = []
+
+    async def use(*, wait: bool) -> None:
+        opened.append(await PerLoop(open=Connection, close=Connection.close).get())
+        gc.collect()
+        for _ in range(5 if wait else 0):
+            await asyncio.sleep(0)
+        assert (opened[-1].closed_by is not None) is wait
+
+    asyncio.run(use(wait=True))
+    asyncio.run(use(wait=False))
+    assert all(connection.closed_by is not None for connection in opened)
 
 
 variable = contextvars.ContextVar("variable", default="outside")

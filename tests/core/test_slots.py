@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from whet.core.errors import ModelError, UserError
-from whet.core.models.slots import LoraSlots
+from whet.core.models.vllm.slots import LoraSlots
 
 
 class Server:

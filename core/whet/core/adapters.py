@@ -31,6 +31,7 @@ from whet.core.wire import decode, encode
 __all__ = [
     "AdapterCard",
     "AdapterInfo",
+    "adapter_rank",
     "adapter_version",
     "base_digest",
     "check_fit",
@@ -291,6 +292,15 @@ def read_card(folder: str | Path) -> AdapterCard | None:
     """
     path = Path(folder) / CARD
     return _parse_card(path.read_text(), str(path)) if path.is_file() else None
+
+
+def adapter_rank(folder: str | Path) -> int:
+    """Returns the rank of the adapter in a folder.
+
+    Raises:
+        UserError: the folder holds no plain LoRA adapter.
+    """
+    return _read_config(Path(folder))[1].r
 
 
 def adapter_version(folder: str | Path) -> str:

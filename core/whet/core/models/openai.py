@@ -3,10 +3,12 @@
     model = load_model("openai:gpt-4o-mini")                                     # OPENAI_API_KEY
     model = load_model("openai:llama", base_url="http://localhost:8000/v1")      # vLLM, llama.cpp, Ollama, a proxy
 
-From a vLLM server the completion carries token ids and logprobs when the sampling asks for logprobs.
+From a vLLM server the completion carries token ids and logprobs when the sampling asks for logprobs. To serve adapters
+from one, name it as ``vllm:FOLDER`` (``whet.core.models.vllm``).
 """
 
 import asyncio
+import copy
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -68,6 +70,12 @@ class OpenAIModel:
     def name(self) -> str:
         """``openai:`` and the name of the model at the server."""
         return f"openai:{self.model}"
+
+    def named(self, model: str) -> "OpenAIModel":
+        """Returns another model of the same server, asked over the same connections."""
+        other = copy.copy(self)
+        other.model = model
+        return other
 
     def estimate(self, messages: Sequence[Message], *, tools: Sequence[ToolSpec], sampling: Sampling) -> Estimate:
         """Returns the bound by bytes; the money only where the price was given."""

@@ -3,6 +3,7 @@
 load_model("tiny")                                            # shipped with Whet: real weights, CPU
 load_model("hf:./model", adapter="./lora")                    # transformers in this process
 load_model("openai:llama", base_url="http://host:8000/v1")    # any OpenAI-compatible server
+load_model("vllm:./model", command="/opt/vllm")               # a vLLM server of its own, with LoRA adapters
 load_model("litellm:anthropic/claude-haiku-4-5")              # any provider; so is any other bare name
 load_model("recorded:calls.jsonl")                            # replay
 load_model("my_package.models:MyModel", size=3)               # your own
@@ -27,6 +28,7 @@ MODELS = {
     "openai": "whet.core.models.openai:OpenAIModel",
     "recorded": "whet.core.models.recorded:load_recorded",
     "tiny": "whet.core.models.tiny.model:TinyModel",
+    "vllm": "whet.core.models.vllm:load_vllm",
 }
 """Short name to the dotted path of what makes the model. All but ``tiny`` take an argument after a colon."""
 
