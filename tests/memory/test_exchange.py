@@ -30,6 +30,9 @@ from whet.core import (
     digest,
     encode,
 )
+from whet.core.adapters import AdapterCard, adapter_version, pack
+from whet.core.models.testing import random_adapter
+from whet.core.models.tiny.model import WEIGHTS
 from whet.memory import Memory
 from whet.memory.exchange import FORMATS, ImportReport, export_file, format_named, import_file
 from whet.memory.exchange.importing import Importer
@@ -257,7 +260,9 @@ async def test_everything_goes_out_and_comes_back(memory: Memory, tmp_path: Path
     lesson = (await memory.lessons.add(Lesson(text="Back off on 429", derived_from=("r",)))).lesson
     await memory.lessons.approve(lesson.id, reason="ok", actor="ada")
     await memory.policies.commit(Policy.of({"prompts/system.md": "a\n"}), reason="first", actor="ada")
-    await memory.policies.commit(Policy.of({"prompts/system.md": "b\n", "adapter": "x"}), reason="2", actor="ada")
+    adapter = pack(random_adapter(WEIGHTS, tmp_path / "lora"), AdapterCard(base="tiny"))
+    policy = Policy.of({"prompts/system.md": "b\n", "adapter": await memory.put_blob(adapter)})
+    await memory.policies.commit(policy, reason="2", actor="ada")
     await memory.policies.tag("v1", "head~1")
     await memory.put(Run(task_id="t", agent="a", answer="long " * 3000))
     await memory.put_blob(b"weights\xff")
@@ -268,6 +273,7 @@ async def test_everything_goes_out_and_comes_back(memory: Memory, tmp_path: Path
         await export_file(second.store, "store", tmp_path / "two.jsonl")
         assert await second.policies.log() == await memory.policies.log()
         assert (await second.policies.get("v1")).text("prompts/system.md") == "a\n"
+        assert adapter_version(await second.adapter((await second.policies.head()).adapter)) == digest(adapter)
         again = await import_file(second.store, "store", tmp_path / "two.jsonl")
         assert (again.runs, again.digest) == (0, report.digest)
         assert await second.audit() == []

@@ -9,7 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from whet.core import ConflictError, NotFoundError, Policy, Promotion, UserError
+from whet.core import Candidate, ConflictError, NotFoundError, Policy, Promotion, UserError, digest
+from whet.core.adapters import AdapterCard, pack
+from whet.core.models.testing import random_adapter
+from whet.core.models.tiny.model import WEIGHTS
 from whet.memory import Memory
 from whet.memory.blame import blame, unified
 from whet.memory.rederive import without
@@ -173,6 +176,76 @@ async def test_a_folder_and_back_is_the_same_policy(memory: Memory, tmp_path: Pa
     (folder / "skills" / "x" / "link.md").symlink_to("/etc/passwd")
     with pytest.raises(UserError, match="is a link"):
         await memory.policies.import_folder(folder)
+
+
+# --- adapters -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def adapter(tmp_path: Path) -> bytes:
+    return pack(random_adapter(WEIGHTS, tmp_path / "lora"), AdapterCard(method="rft", base="tiny"))
+
+
+@pytest.mark.asyncio
+async def test_an_adapter_has_to_be_here_before_it_is_in_force(memory: Memory, adapter: bytes) -> None:
+    policy = Policy.of({SYSTEM: "a\n", "adapter": digest(adapter) + "\n"})
+    with pytest.raises(NotFoundError, match=f"names adapter '{digest(adapter)[:12]}', which is not in this store"):
+        await memory.policies.commit(policy, reason="first", actor="ada")
+    with pytest.raises(NotFoundError, match="which is not in this store"):
+        await _promote(memory, policy)
+    assert await memory.policies.log() == []
+    await memory.put_blob(adapter)
+    await memory.policies.commit(policy, reason="first", actor="ada")
+    await memory.policies.commit(policy.edit({"adapter": None}), reason="without", actor="ada")
+    back = await memory.policies.rollback("head~1", reason="better with", actor="ada")
+    assert (await memory.policies.head()).adapter == digest(adapter)
+    assert await memory.policies.blame("adapter") == [((await memory.policies.log())[-1], digest(adapter))]
+    assert f"+{digest(adapter)}" in await memory.policies.diff("head~1", "head")
+    assert back.policy == policy.digest
+
+
+@pytest.mark.asyncio
+async def test_a_folder_carries_an_adapter_to_another_store(memory: Memory, adapter: bytes, tmp_path: Path) -> None:
+    policy = Policy.of({SYSTEM: "a\n", "adapter": await memory.put_blob(adapter)})
+    await memory.policies.put(policy)
+    folder = await memory.policies.export(policy.digest, tmp_path / "out")
+    assert {path.name for path in folder.iterdir()} == {"prompts", "adapter", "adapter.safetensors"}
+    async with await Memory.open(tmp_path / "other") as other:
+        imported = await other.policies.import_folder(folder)
+        assert imported == policy
+        await other.policies.commit(imported, reason="from elsewhere", actor="ada")
+        assert await other.get_blob(policy.adapter) == adapter
+        (folder / "adapter").unlink()
+        assert await other.policies.import_folder(folder) == policy  # the weights say which they are
+        (folder / "adapter").write_text("f" * 64)
+        with pytest.raises(UserError, match=r"is adapter '.*', and the file 'adapter' names 'ffffffffffff'"):
+            await other.policies.import_folder(folder)
+        (folder / "adapter.safetensors").write_bytes(b"no weights")
+        with pytest.raises(UserError, match="is damaged, or is no adapter"):
+            await other.policies.import_folder(folder)
+
+
+@pytest.mark.asyncio
+async def test_a_policy_whose_adapter_is_not_here_cannot_be_carried(memory: Memory, tmp_path: Path) -> None:
+    policy = Policy.of({"adapter": "f" * 64})
+    await memory.policies.put(policy)
+    with pytest.raises(NotFoundError, match="which is not in this store"):
+        await memory.policies.export(policy.digest, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.asyncio
+async def test_the_candidate_that_brought_an_adapter_is_found(memory: Memory, adapter: bytes) -> None:
+    base = _policy("a\n")
+    trained = base.edit({"adapter": await memory.put_blob(adapter)})
+    edited = trained.edit({SYSTEM: "b\n"})
+    first = Candidate(policy=trained.digest, parent=base.digest, learner="weights")
+    later = Candidate(policy=edited.digest, parent=trained.digest, learner="prompts")
+    for policy in (base, trained, edited):
+        await memory.policies.put(policy)
+    await memory.put(later, first)
+    assert await memory.policies.brought(trained.adapter) == first
+    assert await memory.policies.brought("f" * 64) is None
 
 
 # --- properties -----------------------------------------------------------------------------------------------------

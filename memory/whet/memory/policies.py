@@ -8,6 +8,9 @@
 A policy is a tree of files, each kept once by its content. A promotion is the only way to move the head of a scope, and
 moves it only from the incumbent it was decided against: who comes second gets a ``ConflictError``.
 References: a digest or the beginning of one, a tag, ``head``, ``head~2`` (two moves of the head ago).
+
+A policy's ``adapter`` names a blob, which has to be here before the policy is put in force. A folder that is exported
+has it beside, as ``adapter.safetensors``, so that it can be committed to another store.
 """
 
 import asyncio
@@ -17,10 +20,11 @@ from pathlib import Path
 import msgspec
 from sqlalchemy import Connection, delete, insert, select, update
 
-from whet.core import ConflictError, NotFoundError, Policy, Promotion, UserError, now_ms
+from whet.core import Candidate, ConflictError, NotFoundError, Policy, Promotion, UserError, now_ms
+from whet.core.adapters import describe
 from whet.memory import schema
 from whet.memory.blame import MOVES, blame, unified
-from whet.memory.blobs import write_blobs
+from whet.memory.blobs import read_blob, write_blobs
 from whet.memory.kinds import kind_of
 from whet.memory.query import Query, find_rows
 from whet.memory.rows import write_rows
@@ -32,6 +36,7 @@ _REFERENCE = re.compile(r"head(?:~(\d{1,6}))?")
 _TAG = re.compile(r"[A-Za-z][\w./-]{0,99}")
 _DIGEST = re.compile(r"[0-9a-f]{4,64}")
 EMPTY = Policy().digest
+ADAPTER_FILE = "adapter.safetensors"
 
 
 class PolicyHistory:
@@ -69,7 +74,7 @@ class PolicyHistory:
         """Appends a decision to the log and, where it says so, moves the head from its incumbent to its policy.
 
         Raises:
-            NotFoundError: the policy is not stored.
+            NotFoundError: the policy, or the adapter it names, is not stored.
             ConflictError: the head moved since the decision was made; nothing is written.
         """
         await self._store.write(lambda connection: append(connection, self._scope, promotion))
@@ -111,6 +116,7 @@ class PolicyHistory:
 
         Raises:
             UserError: no reason is given, or the policy is in force already.
+            NotFoundError: the adapter it names is not stored.
         """
         return await self._move("rolled_back", await self.get(ref), reason, actor)
 
@@ -119,23 +125,29 @@ class PolicyHistory:
         return await self._move("committed", policy, reason, actor)
 
     async def export(self, ref: str, folder: str | Path) -> Path:
-        """Writes the files of a policy into a new or empty folder and returns it.
+        """Writes the files of a policy, and its adapter, into a new or empty folder and returns it.
 
         Raises:
             UserError: the folder has something in it.
+            NotFoundError: the policy or its adapter is not stored.
         """
         policy = await self.get(ref)
-        return await asyncio.to_thread(write_folder, policy, Path(folder))
+        weights = await self._store.read(lambda connection: _weights(connection, policy)) if policy.adapter else None
+        return await asyncio.to_thread(write_folder, policy, Path(folder), weights)
 
     async def import_folder(self, folder: str | Path) -> Policy:
-        """Returns the policy whose files lie in a folder, after storing it; the head stays.
+        """Returns the policy whose files lie in a folder, after storing it and its adapter; the head stays.
 
         Raises:
-            UserError: there is no such folder, or a file in it is no part of a policy.
+            UserError: there is no such folder, or a file in it is no part of a policy, or another adapter than it says.
         """
-        policy = await asyncio.to_thread(read_folder, Path(folder))
-        await self.put(policy)
+        policy, weights = await asyncio.to_thread(read_folder, Path(folder))
+        await self._store.write(lambda connection: write_tree(connection, policy, *weights))
         return policy
+
+    async def brought(self, adapter: str) -> Candidate | None:
+        """Returns the candidate that first brought an adapter into a policy; ``None`` where a person did."""
+        return await self._store.read(lambda connection: _brought(connection, self._scope, adapter))
 
     async def _move(self, decision: str, policy: Policy, reason: str, actor: str) -> Promotion:
         if not reason.strip():
@@ -145,19 +157,21 @@ class PolicyHistory:
         )
 
 
-def write_folder(policy: Policy, target: Path) -> Path:
-    """Writes the files of a policy into a folder; raises as ``PolicyHistory.export``."""
+def write_folder(policy: Policy, target: Path, weights: bytes | None) -> Path:
+    """Writes the files of a policy and its adapter into a folder; raises as ``PolicyHistory.export``."""
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UserError(f"{str(target)!r} is not an empty folder; name a new one")
     target.mkdir(parents=True, exist_ok=True)
     for path, data in policy.files.items():
         (target / path).parent.mkdir(parents=True, exist_ok=True)
         (target / path).write_bytes(data)
+    if weights is not None:
+        (target / ADAPTER_FILE).write_bytes(weights)
     return target
 
 
-def read_folder(folder: Path) -> Policy:
-    """Returns the policy whose files lie in a folder; raises as ``PolicyHistory.import_folder``."""
+def read_folder(folder: Path) -> tuple[Policy, list[bytes]]:
+    """Returns the policy whose files lie in a folder, and its adapter; raises as ``PolicyHistory.import_folder``."""
     if not folder.is_dir():
         raise NotFoundError(f"no folder {str(folder)!r}")
     files: dict[str, str | bytes] = {}
@@ -166,14 +180,26 @@ def read_folder(folder: Path) -> Policy:
             raise UserError(f"{str(path)!r} is a link; a policy holds plain files only")
         if path.is_file():
             files[path.relative_to(folder).as_posix()] = path.read_bytes()
-    return Policy.of(files)
+    weights = files.pop(ADAPTER_FILE, None)
+    if weights is None:
+        return Policy.of(files), []
+    assert isinstance(weights, bytes), "read as such"
+    name = describe(weights).digest
+    policy = Policy.of({"adapter": name, **files})
+    if policy.adapter != name:
+        raise UserError(
+            f"{ADAPTER_FILE} in {str(folder)!r} is adapter {name[:12]!r}, and the file 'adapter' names "
+            f"{policy.adapter[:12]!r}; delete the one that is not meant"
+        )
+    return policy, [weights]
 
 
 # --- in a transaction -----------------------------------------------------------------------------------------------
 
 
-def write_tree(connection: Connection, policy: Policy) -> None:
-    """Stores the files of a policy; those that are stored already are left alone."""
+def write_tree(connection: Connection, policy: Policy, *blobs: bytes) -> None:
+    """Stores the files of a policy and further blobs; those that are stored already are left alone."""
+    write_blobs(connection, blobs)
     table = schema.policy_trees
     if connection.scalar(select(table.c.policy).where(table.c.policy == policy.digest).limit(1)) is not None:
         return
@@ -250,6 +276,7 @@ def append(connection: Connection, scope: str, promotion: Promotion) -> None:
         stored = connection.scalar(select(trees.c.policy).where(trees.c.policy == promotion.policy).limit(1))
         if stored is None and promotion.policy != EMPTY:
             raise NotFoundError(f"policy {promotion.policy!r} is not stored; put it before it is promoted")
+        _check_adapter(connection, read_tree(connection, promotion.policy))
         current = head(connection, scope)
         if (promotion.incumbent or EMPTY) != current:
             raise ConflictError(
@@ -258,6 +285,37 @@ def append(connection: Connection, scope: str, promotion: Promotion) -> None:
             )
         _set_head(connection, scope, promotion)
     write_rows(connection, [kind_of(Promotion).row(promotion, scope)], actor=promotion.actor, reason=promotion.reason)
+
+
+def _check_adapter(connection: Connection, policy: Policy) -> None:
+    table, name = schema.blobs, policy.adapter
+    if name and connection.scalar(select(table.c.digest).where(table.c.digest == name)) is None:
+        raise NotFoundError(
+            f"policy {policy.digest[:12]!r} names adapter {name[:12]!r}, which is not in this store; export the policy "
+            "where it is, and commit that folder"
+        )
+
+
+def _weights(connection: Connection, policy: Policy) -> bytes:
+    _check_adapter(connection, policy)
+    return read_blob(connection, policy.adapter)
+
+
+def adapters_of(connection: Connection) -> dict[str, set[str]]:
+    """Returns every adapter that a stored policy names, and the digests of those policies."""
+    trees, blobs = schema.policy_trees, schema.blobs
+    query = select(trees.c.policy, blobs.c.data).join(blobs, blobs.c.digest == trees.c.blob)
+    found: dict[str, set[str]] = {}
+    for policy, data in connection.execute(query.where(trees.c.path == "adapter")):
+        found.setdefault(bytes(data).decode(errors="replace").strip(), set()).add(policy)
+    return found
+
+
+def _brought(connection: Connection, scope: str, adapter: str) -> Candidate | None:
+    having = sorted(adapters_of(connection).get(adapter, ()))
+    bodies = find_rows(connection, kind_of(Candidate), scope, Query(where={"policy": having})) if having else []
+    found = [msgspec.json.decode(body, type=Candidate) for body in bodies]
+    return next((candidate for candidate in found if candidate.parent not in having), None)
 
 
 def _set_head(connection: Connection, scope: str, promotion: Promotion) -> None:

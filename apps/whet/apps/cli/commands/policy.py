@@ -10,7 +10,7 @@ from whet.apps.cli.output import AsJson, View, console, emit_json, listing, note
 from whet.apps.cli.session import with_memory
 
 if TYPE_CHECKING:
-    from whet.core import Promotion
+    from whet.core import Policy, Promotion
     from whet.memory import Memory
 
 app = typer.Typer()
@@ -33,17 +33,20 @@ def log(view: View) -> None:
 
 @app.command()
 def show(ref: Ref = "head", json: AsJson = False) -> None:
-    """Show a policy's files."""
+    """Show a policy's files, and where its adapter comes from."""
     from rich.rule import Rule
 
-    policy = with_memory(lambda memory: memory.policies.get(ref), read_only=True)
+    from whet.apps.cli.adapters import Brought, show_adapter
+
+    async def work(memory: "Memory") -> "tuple[Policy, Brought | None]":
+        policy = await memory.policies.get(ref)
+        return policy, await Brought.find(memory, policy.adapter) if policy.adapter else None
+
+    policy, brought = with_memory(work, read_only=True)
     if json:
-        emit_json(
-            {
-                "digest": policy.digest,
-                "files": {path: data.decode(errors="replace") for path, data in policy.files.items()},
-            }
-        )
+        files = {path: data.decode(errors="replace") for path, data in policy.files.items()}
+        more = {} if brought is None else {"adapter": brought.as_json()}
+        emit_json({"digest": policy.digest, "files": files, **more})
         return
     terminal = console()
     count = len(policy.files)
@@ -51,6 +54,8 @@ def show(ref: Ref = "head", json: AsJson = False) -> None:
     for path in sorted(policy.files):
         terminal.print(Rule(path, align="left", style="dim"))
         terminal.print(policy.files[path].decode(errors="replace").rstrip(), markup=False)
+        if path == "adapter" and brought is not None:
+            show_adapter(terminal, brought)
 
 
 @app.command()
