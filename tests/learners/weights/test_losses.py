@@ -112,6 +112,22 @@ def test_the_gradient_of_reverse_kl_is_an_expected_policy_gradient() -> None:
     torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-14)
 
 
+def test_the_penalty_of_policy_gradients_has_the_gradient_of_reverse_kl() -> None:
+    # Over every token of a vocabulary, weighed by how often the policy says it: ∇ Σ π·log(π/ref)
+    logits_v = torch.randn(6, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    reference_v = torch.log_softmax(torch.randn(6, generator=torch.Generator().manual_seed(1)), -1)
+    logp_v = torch.log_softmax(logits_v, -1)
+    expected = (logp_v.exp() * (logp_v - reference_v)).sum()
+    often_v = logp_v.detach().exp()
+    data = [datum(1, weights=(0.0,)) for _ in range(6)]
+    penalty = torch.zeros(())
+    for token, each in enumerate(data):
+        scores = Scores(packed=pack([each], CPU), logp_n=logp_v[token][None], reference_n=reference_v[token][None])
+        penalty = penalty + often_v[token] * loss_of(PolicyGradient(kl=1.0), scores)[0]
+    mine, theirs = (torch.autograd.grad(each, logits_v, retain_graph=True)[0] for each in (penalty, expected))
+    torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-15)
+
+
 def test_the_sampled_form_of_distillation_is_a_policy_gradient() -> None:
     scores = drawn(datum(3), datum(2))
     teacher_n = like(scores, 1)
@@ -271,7 +287,7 @@ def test_aggregates_are_those_of_dapo_grpo_and_dr_grpo(aggregate: str) -> None:
     scores = given(scores, reference_n=like(scores, 1), old_n=(scores.logp_n - 0.05).detach())
     difference_n = scores.reference_n - scores.logp_n
     k3_n = difference_n.exp() - difference_n - 1
-    per_token = -(scores.logp_n - scores.old_n).exp() * scores.packed.scaled_n + 0.3 * k3_n
+    per_token = (scores.logp_n - scores.old_n).exp() * (0.3 * k3_n - scores.packed.scaled_n)
     one, two = per_token[:3], per_token[3:]
     expected = {
         "token": per_token.sum() / 5,

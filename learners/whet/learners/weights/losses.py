@@ -225,7 +225,9 @@ def _policy_gradient(spec: PolicyGradient, scores: Scores) -> tuple[Tensor, Meas
         gain_n = torch.minimum(full_n, clipped_n)
     correction_n, mismatch_n = _correction(spec, packed, old_n)
     measures = {"clipped": float((gain_n < full_n).sum()), "mismatch": float(mismatch_n.sum())}
-    loss_n = _kl(spec.kl, scores) - _shaped(spec, packed, logp_n, gain_n * correction_n)
+    # Times ρ the gradient of k3 is that of KL(π‖ref) itself (DeepSeek-V3.2, arXiv 2512.02556, section 3.1).
+    kl_n = _kl(spec.kl, scores) * torch.exp(logp_n - old_n)
+    loss_n = kl_n - _shaped(spec, packed, logp_n, gain_n * correction_n)
     return _aggregate(spec, packed, loss_n), measures
 
 

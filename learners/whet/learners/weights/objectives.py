@@ -65,11 +65,12 @@ class PolicyGradient(Record, frozen=True, kw_only=True, tag_field="loss", tag="p
     """Clipped policy gradient: −min(ρA, clip(ρ, 1−ε_low, 1+ε_high)A), ρ = π/π_old; A is the datum's weights.
 
     ``clip_high=None``: no clipping. ``level``: ρ per token, or per sequence as the geometric mean (GSPO, arXiv
-    2507.18071). π_old is the trainer's own policy at the start of the batch; its ratio to the recorded sampler is
-    the correction: ``truncate`` at ``cap``, ``mask`` what exceeds it, or none (``""``). ``aggregate``: mean over the tokens
-    of the batch (DAPO, arXiv 2503.14476), over sequences of their means (GRPO, arXiv 2402.03300), or the sum over tokens
-    divided by ``length`` and sequences (Dr. GRPO, arXiv 2503.20783). ``shape`` γ: data that are ``off_policy`` get
-    p/(p+γ) in the place of ρ, p = π (Critique-GRPO, arXiv 2506.03106). ``kl``: weight of k3 KL to the reference.
+    2507.18071). π_old is the trainer's own policy at the start of the round; its ratio to the recorded sampler is the
+    correction: ``truncate`` at ``cap``, ``mask`` what exceeds it, or none (``""``). ``aggregate``: the mean over the
+    tokens of the batch (DAPO, arXiv 2503.14476), over sequences of their means (GRPO, arXiv 2402.03300), or the sum
+    over tokens divided by ``length`` and sequences (Dr. GRPO, arXiv 2503.20783). ``shape`` γ: data that are
+    ``off_policy`` get p/(p+γ) in the place of ρ, p = π (Critique-GRPO, arXiv 2506.03106); 0 gives them ρ = 1.
+    ``kl``: weight of KL(π‖reference), estimated per token as ρ·k3 (arXiv 2512.02556).
     """
 
     coefficient: float = 1.0
@@ -89,8 +90,8 @@ class Distillation(Record, frozen=True, kw_only=True, tag_field="loss", tag="dis
 
     ``alpha`` 0: KL(teacher‖π), 1: KL(π‖teacher), between: the Jensen–Shannon divergence generalised by it. ``top_k``:
     over the student's likeliest tokens and one bucket for the rest; ``None``: over all. The teacher sees the datum's
-    teacher context, with the ``live`` weights, the ``initial`` ones (those at the start of training), or an ``ema`` of rate
-    ``ema_rate``. ``cap``: cap of the ratio π/π_sampler that weighs tokens (``None``: no weighing). ``token``: the
+    teacher context, with the ``live`` weights, the ``initial`` ones (those at the start of training), or an ``ema`` of
+    rate ``ema_rate``. ``cap``: cap of the ratio π/π_sampler that weighs tokens (``None``: no weighing). ``token``: the
     sampled-token form, a policy gradient with advantage log q − log π.
     """
 
