@@ -22,6 +22,9 @@ from whet.core import (
     UserError,
     Verdict,
 )
+from whet.core.adapters import AdapterCard, pack
+from whet.core.models.testing import random_adapter
+from whet.core.models.tiny.model import WEIGHTS
 from whet.memory import Memory
 from whet.memory.forget import ForgetPlan
 from whet.memory.proof import marks_of, search_files
@@ -222,6 +225,130 @@ async def test_what_cannot_be_searched_for_is_not_called_proved(tmp_path: Path) 
         report = await memory.forget(await memory.forget_plan(person="ada"), "asked")
         assert (report.purged, report.left, report.proved) == ({"feedback": 1}, (), False)
         assert "nothing to search for" in report.note
+
+
+# --- adapters -------------------------------------------------------------------------------------------------------
+
+
+def _packed(folder: Path, seed: int, **card: object) -> bytes:
+    return pack(random_adapter(WEIGHTS, folder / f"lora-{seed}", seed=seed), AdapterCard(base="tiny", **card))  # type: ignore[arg-type]
+
+
+async def _trained(memory: Memory, folder: Path) -> dict[str, str]:
+    """Adapters in the head one after the other, from bob's run, ada's run and that one again; returns ids by name."""
+    task = Task(id="call", messages=(Message(role="user", content="Plan the calls for today, please."),))
+    bob, ada = (Run(task_id="call", agent="a", status="done", answer=each) for each in ("Call at nine.", ANSWER))
+    verdict = Verdict(run_id=ada.id, task_id="call", verifier="v", outcome="pass", score=1.0)
+    await memory.put(task, bob, ada, verdict)
+    first = await memory.put_blob(_packed(folder, 1, sources=(bob.id,)))
+    second = await memory.put_blob(_packed(folder, 2, sources=(bob.id, ada.id, verdict.id), parent=first))
+    third = await memory.put_blob(_packed(folder, 3, sources=(bob.id,), parent=second))
+    policy = Policy.of({SYSTEM: "You plan calls.\n"})
+    await memory.policies.commit(policy, reason="first", actor="bob")
+    for adapter, evidence in ((first, (bob.id,)), (second, (bob.id, verdict.id))):
+        better = policy.edit({"adapter": adapter})
+        await memory.policies.put(better)
+        candidate = Candidate(policy=better.digest, parent=policy.digest, learner="weights", evidence=evidence)
+        await memory.put(candidate)
+        moved = Promotion(decision="promoted", policy=better.digest, incumbent=policy.digest, candidate_id=candidate.id)
+        await memory.policies.promote(moved)
+        policy = better
+    await memory.policies.commit(policy.edit({"principles.md": "Be kind.\n"}), reason="third", actor="bob")
+    proposed = policy.edit({"adapter": third})
+    await memory.policies.put(proposed)
+    await memory.put(Candidate(policy=proposed.digest, parent=policy.digest, learner="weights", evidence=(bob.id,)))
+    return {"ada": ada.id, "bob": bob.id, "first": first, "second": second, "third": third}
+
+
+@pytest.mark.asyncio
+async def test_an_adapter_goes_with_the_run_it_was_trained_on(memory: Memory, tmp_path: Path) -> None:
+    ids = await _trained(memory, tmp_path)
+    folders = {name: await memory.adapter(ids[name]) for name in ("first", "second", "third")}
+    plan = await memory.forget_plan(run_ids=[ids["ada"]])
+    assert {(item.id, item.why) for item in plan.items if item.kind == "adapters"} == {
+        (ids["second"], "trained on what goes"),
+        (ids["third"], "trained from an adapter that goes"),
+    }
+    assert f"-{ids['second']}" in plan.policy.diff
+    report = await memory.forget(plan, "ada asked for it", actor="bob")
+    assert report.left == ()
+    assert report.purged == {"runs": 1, "verdicts": 1, "candidates": 1, "adapters": 2}
+    head = await memory.policies.head()
+    assert head == Policy.of({SYSTEM: "You plan calls.\n", "principles.md": "Be kind.\n", "adapter": ids["first"]})
+    assert (await memory.policies.log(limit=1))[0].decision == "committed"
+    for name in ("second", "third"):
+        with pytest.raises(NotFoundError, match="is not in this store"):
+            await memory.adapter(ids[name])
+    assert {name: path.exists() for name, path in folders.items()} == {"first": True, "second": False, "third": False}
+    assert await memory.query("SELECT count(*) AS n FROM blobs WHERE size > 50000") == [{"n": 1}]
+    assert await memory.audit() == []
+
+
+@pytest.mark.asyncio
+async def test_the_weights_are_searched_for_on_the_disk(tmp_path: Path) -> None:
+    async with await Memory.open(tmp_path / ".whet") as memory:
+        ids = await _trained(memory, tmp_path)
+        unpacked = await memory.adapter(ids["second"])
+        plan = await memory.forget_plan(run_ids=[ids["ada"]])
+        files = [path for path in (tmp_path / ".whet").rglob("*") if path.is_file()]
+        assert len(plan.weights) >= 8
+        found = {path for path, _ in search_files(files, plan.weights)}
+        assert found >= {unpacked / "adapter_model.safetensors"}
+        assert {path.name for path in found} & {"whet.db", "whet.db-wal"}  # the search finds what is there
+        copy = tmp_path / ".whet" / "kept.safetensors"
+        copy.write_bytes((unpacked / "adapter_model.safetensors").read_bytes())
+        report = await memory.forget(plan, "asked")
+        assert {name for name, _ in report.left} == {str(copy)}
+        assert not report.proved
+        copy.unlink()
+        assert (await memory.forget(plan, "asked")).proved
+        files = [path for path in (tmp_path / ".whet").rglob("*") if path.is_file()]
+        assert search_files(files, plan.weights) == []
+        assert search_files(files, [ids["ada"].encode()])  # the log keeps that there was a run
+
+
+@pytest.mark.asyncio
+async def test_an_adapter_that_a_person_committed_goes_by_its_card(memory: Memory, tmp_path: Path) -> None:
+    ids = await _trained(memory, tmp_path)
+    own = await memory.put_blob(_packed(tmp_path, 4, sources=(ids["bob"],)))
+    policy = (await memory.policies.head()).edit({"adapter": own})
+    await memory.policies.commit(policy, reason="made elsewhere", actor="eve")
+    plan = await memory.forget_plan(run_ids=[ids["bob"]])
+    assert {item.id for item in plan.items if item.kind == "adapters"} == {
+        own,
+        *(ids[n] for n in ("first", "second", "third")),
+    }
+    assert (await memory.forget(plan, "asked")).left == ()
+    assert "adapter" not in (await memory.policies.head()).files
+    assert await memory.query("SELECT count(*) AS n FROM blobs WHERE size > 50000") == [{"n": 0}]
+
+
+@pytest.mark.asyncio
+async def test_an_adapter_stays_when_a_line_of_its_policy_goes(memory: Memory, tmp_path: Path) -> None:
+    ids = await _trained(memory, tmp_path)
+    said = Feedback(kind="comment", source="web", person="ada", text=SECRET)
+    await memory.put(said)
+    head = await memory.policies.head()
+    await memory.policies.commit(head.edit({SYSTEM: f"You plan calls.\n{SECRET}\n"}), reason="x", actor="bob")
+    plan = await memory.forget_plan(person="ada")
+    assert not plan.weights
+    assert (await memory.forget(plan, "asked")).left == ()
+    assert await memory.policies.head() == head
+    assert (await memory.adapter(ids["second"])).is_dir()
+
+
+@pytest.mark.asyncio
+async def test_what_another_scope_serves_is_named_and_left(url: str, tmp_path: Path) -> None:
+    async with await Memory.open(url, scope="a") as a, await Memory.open(url, scope="b") as b:
+        ids = await _trained(a, tmp_path)
+        served = Policy.of({SYSTEM: "You plan calls.\n", "adapter": ids["second"]})
+        await b.policies.commit(served, reason="taken over", actor="bob")
+        plan = await a.forget_plan(run_ids=[ids["ada"]])
+        assert ("adapters", ids["second"]) in _touched(plan, "look")
+        assert (await a.forget(plan, "asked")).left == ()
+        assert (await a.policies.head()).adapter == ids["first"]
+        assert await b.policies.head() == served
+        assert (await b.adapter(ids["second"])).is_dir()
 
 
 def test_marks_are_pieces_that_json_leaves_alone() -> None:

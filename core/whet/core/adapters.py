@@ -34,6 +34,7 @@ __all__ = [
     "adapter_rank",
     "adapter_version",
     "base_digest",
+    "card_of",
     "check_fit",
     "describe",
     "is_unpacked",
@@ -43,6 +44,8 @@ __all__ = [
 ]
 
 CONFIG, WEIGHTS, CARD, HEAD = "adapter_config.json", "adapter_model.safetensors", "card.json", "head.safetensors"
+PACKED = b'{"__metadata__":{"adapter_config.json":'
+"""What a packed adapter begins with after its first 8 bytes."""
 _FACTOR = re.compile(r"(?:base_model\.model\.)?(?P<module>.+)\.lora_(?P<side>[AB])(?:\.\w+)?\.weight")
 # What a back end may load without a word and not compute (vLLM ignores rank patterns and layers it does not have).
 _NOT_PLAIN = (
@@ -162,6 +165,16 @@ def describe(data: bytes) -> AdapterInfo:
         bytes=len(data),
         card=_parse_card(metadata[CARD], what),
     )
+
+
+def card_of(data: bytes) -> AdapterCard | None:
+    """Returns the card of a packed adapter, ``None`` where the bytes are none; the weights are not looked at."""
+    if not data[8:].startswith(PACKED):
+        return None
+    try:
+        return decode(_metadata(data)[CARD], AdapterCard)
+    except (UserError, KeyError):
+        return None
 
 
 def unpack(data: bytes, folder: str | Path) -> Path:

@@ -8,8 +8,9 @@
 What goes: the records themselves, what is said about the runs among them, and every copy of the text. What was learned
 from them goes too or is derived again: a lesson that has other sources keeps its text and loses these, and returns to
 ``proposed``; one that has none is purged. Lines of the policy that a promotion brought in from them leave the head, as
-a promotion of its own, and the trees that held them are deleted. The change log keeps that something was there (kind,
-id, digest), not what it said.
+a promotion of its own, and the trees that held them are deleted. An adapter that was trained on them leaves the head in
+the same way, and its weights are deleted. The change log keeps that something was there (kind, id, digest), not what it
+said.
 """
 
 from collections import Counter
@@ -39,6 +40,7 @@ from whet.core import (
 )
 from whet.core.records import StepBody
 from whet.memory import policies, schema
+from whet.memory.adapters import resting_on, weights_of
 from whet.memory.blame import MOVES, blame, unified, versions
 from whet.memory.evidence import chunks
 from whet.memory.kinds import kind_of
@@ -90,7 +92,10 @@ class PolicyChange(Record, frozen=True, kw_only=True):
 
 
 class ForgetPlan(Record, frozen=True, kw_only=True):
-    """What forgetting would do. ``vectors`` of lessons go with them; ``marks`` are looked for on the disk after it."""
+    """What forgetting would do. ``vectors`` of lessons go with them; ``marks`` are looked for on the disk after it.
+
+    ``weights`` are pieces of adapters that go, which are looked for as well.
+    """
 
     person: str | None = None
     run_ids: tuple[str, ...] = ()
@@ -100,6 +105,7 @@ class ForgetPlan(Record, frozen=True, kw_only=True):
     policy: PolicyChange = PolicyChange()
     texts: tuple[str, ...] = ()
     marks: tuple[str, ...] = ()
+    weights: tuple[bytes, ...] = ()
 
     def counts(self) -> dict[str, int]:
         """Returns how many records of each kind go."""
@@ -138,6 +144,7 @@ def make_plan(
         vectors=planner.vectors(),
         texts=tuple(planner.texts),
         marks=planner.marks(policy),
+        weights=planner.weights(),
         items=tuple(planner.items.values()),
     )
 
@@ -278,11 +285,9 @@ class _Planner:
         """Returns which promotions rest on what goes, and the head without what they brought in."""
         history = policies.history(self.connection, self.scope)
         moves = [promotion for promotion in history if promotion.decision in MOVES]
-        held = self._trees_holding(list(self._own))
-        made = {
-            candidate.policy
-            for candidate in read(self.connection, Candidate, self.scope, "id", self._gone("candidates"))
-        }
+        candidates = read(self.connection, Candidate, self.scope, "id", self._gone("candidates"))
+        held = self._trees_holding(list(self._own)) | self._adapters(candidates)
+        made = {candidate.policy for candidate in candidates}
         flagged = {
             promotion.id
             for promotion in moves
@@ -304,6 +309,24 @@ class _Planner:
             head_after=clean.digest,
             diff=unified(self._tree(head), clean, "head", "after"),
         )
+
+    def _adapters(self, candidates: Sequence[Candidate]) -> set[str]:
+        """Notes the adapters that rest on what goes; returns the policies of this scope that name one."""
+        pairs = [
+            (self._tree(candidate.policy).adapter, self._tree(candidate.parent).adapter) for candidate in candidates
+        ]
+        brought = {adapter for adapter, before in pairs if adapter and adapter != before}
+        gone = {id for (_, id), item in self.items.items() if item.action == "purge"}
+        named, mine = policies.adapters_of(self.connection), set[str]()
+        for adapter, why in resting_on(self.connection, gone, brought).items():
+            elsewhere = policies.of_others(self.connection, self.scope, named.get(adapter, set()))
+            mine |= named.get(adapter, set()) - elsewhere
+            self.add("look" if elsewhere else "purge", "adapters", adapter, _OTHERS if elsewhere else why)
+        return mine
+
+    def weights(self) -> tuple[bytes, ...]:
+        """Returns pieces of the adapters that go."""
+        return weights_of(self.connection, self._gone("adapters"))
 
     def _tree(self, name: str) -> Policy:
         return policies.read_tree(self.connection, name)
@@ -348,6 +371,7 @@ class _Planner:
         return [name for name in found if name not in policy.policies]
 
 
+_OTHERS = "rests on what goes, and another scope has it in its history"
 _NOTHING = Item(action="look", kind="", id="", why="")
 _WORTH_A_SEARCH = 12
 """Characters from which a whole text is looked for in other records."""

@@ -15,6 +15,7 @@ has it beside, as ``adapter.safetensors``, so that it can be committed to anothe
 
 import asyncio
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 import msgspec
@@ -308,6 +309,15 @@ def adapters_of(connection: Connection) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for policy, data in connection.execute(query.where(trees.c.path == "adapter")):
         found.setdefault(bytes(data).decode(errors="replace").strip(), set()).add(policy)
+    return found
+
+
+def of_others(connection: Connection, scope: str, names: Collection[str]) -> set[str]:
+    """Returns those of the policies that another scope has in its history, or has candidates for."""
+    found: set[str] = set()
+    for table, columns in ((schema.promotions, ("policy", "incumbent")), (schema.candidates, ("policy", "parent"))):
+        for column in (table.c[name] for name in columns):
+            found |= set(connection.scalars(select(column).where(column.in_(sorted(names)), table.c.scope != scope)))
     return found
 
 

@@ -10,6 +10,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from sqlalchemy import ColumnElement, Connection, func, or_, select
 
@@ -19,6 +20,8 @@ from whet.memory.database import FILE, Address
 from whet.memory.kinds import KINDS
 
 __all__ = ["blobs_holding", "holding", "marks_of", "search_files", "store_files", "whole"]
+
+Mark = TypeVar("Mark", str, bytes)
 
 # What JSON leaves as it is: a piece without escapes is the same bytes in a column, in JSON and in a blob.
 _PLAIN = re.compile(r'[^"\\\x00-\x1f\x7f]+')
@@ -100,13 +103,17 @@ def store_files(address: Address) -> list[Path]:
     return sorted({*beside, *below})
 
 
-def search_files(files: Iterable[Path], marks: Sequence[str]) -> list[tuple[Path, str]]:
-    """Returns (file, mark) for every mark that is in the bytes of a file."""
-    found: list[tuple[Path, str]] = []
+def search_files(files: Iterable[Path], marks: Sequence[Mark]) -> list[tuple[Path, Mark]]:
+    """Returns (file, mark) for every mark, text or bytes, that is in the bytes of a file."""
+    found: list[tuple[Path, Mark]] = []
     for path in files:
         with path.open("rb") as file:
             if path.stat().st_size == 0:
                 continue
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                found += [(path, mark) for mark in marks if data.find(mark.encode()) >= 0]
+                found += [(path, mark) for mark in marks if data.find(_bytes(mark)) >= 0]
     return found
+
+
+def _bytes(mark: str | bytes) -> bytes:
+    return mark.encode() if isinstance(mark, str) else mark

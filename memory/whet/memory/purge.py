@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, Table, delete, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Table, delete, select, update
 
 from whet.core import ConflictError, Promotion, Record, UserError
 from whet.memory import chroma, policies, schema
+from whet.memory.adapters import sweep
 from whet.memory.database import Address
 from whet.memory.evidence import chunks
 from whet.memory.forget import ForgetPlan, clean_head, make_plan
@@ -65,7 +66,8 @@ def apply_plan(connection: Connection, scope: str, plan: ForgetPlan, reason: str
     for id in plan.ids("rederive", "lessons"):
         _drop_evidence(connection, scope, id, gone, reason, actor)
     digests = _delete_records(connection, scope, plan, reason, actor)
-    digests |= _delete_trees(connection, plan)
+    digests |= _delete_trees(connection, scope, plan)
+    digests |= set(plan.ids("purge", "adapters"))
     _delete_checkpoints(connection, plan.ids("purge", "runs"))
     _delete_rest(connection, scope, plan)
     _delete_blobs(connection, digests)
@@ -122,17 +124,15 @@ def _delete_records(connection: Connection, scope: str, plan: ForgetPlan, reason
     return digests
 
 
-def _delete_trees(connection: Connection, plan: ForgetPlan) -> set[str]:
-    """Deletes the trees of policies, but those that another scope has in its history; returns their blobs."""
-    trees, tags, promotions = schema.policy_trees, schema.policy_tags, schema.promotions
+def _delete_trees(connection: Connection, scope: str, plan: ForgetPlan) -> set[str]:
+    """Deletes the trees of policies, but those that another scope has or may have; returns their blobs."""
+    trees, tags = schema.policy_trees, schema.policy_tags
     blobs: set[str] = set()
-    for name in plan.policy.policies:
-        mine = select(promotions.c.scope).where(or_(promotions.c.policy == name, promotions.c.incumbent == name))
-        if len(set(connection.scalars(mine))) > 1:
-            continue
+    names = set(plan.policy.policies)
+    for name in sorted(names - policies.of_others(connection, scope, names)):
         files = policies.read_tree(connection, name)
         blobs |= set(connection.scalars(select(trees.c.blob).where(trees.c.policy == name)))
-        blobs |= {files.text("adapter").strip()} - {""}
+        blobs |= {files.adapter} - {""}
         connection.execute(delete(trees).where(trees.c.policy == name))
         connection.execute(delete(tags).where(tags.c.policy == name))
     return blobs
@@ -161,7 +161,8 @@ def _delete_blobs(connection: Connection, digests: set[str]) -> None:
     """Deletes the blobs among these that nothing needs any more."""
     needing: list[tuple[Table, ColumnElement[str]]] = [(kind.table, kind.table.c.digest) for kind in KINDS.values()]
     needing += [(schema.verifiers, schema.verifiers.c.digest), (schema.policy_trees, schema.policy_trees.c.blob)]
-    for part in chunks(sorted(digests)):
+    adapters = set(policies.adapters_of(connection))
+    for part in chunks(sorted(digests - adapters)):
         needed: set[str] = set()
         for table, column in needing:
             query = select(column).where(column.in_(part))
@@ -209,10 +210,11 @@ _AGAIN = "the records are gone, their bytes may not be: close other readers and 
 def prove(
     connection: Connection, address: Address, plan: ForgetPlan
 ) -> tuple[tuple[tuple[str, int], ...], tuple[tuple[str, str], ...]]:
-    """Returns the files that were searched with their sizes, and where a mark was found: (file or table, piece)."""
+    """Returns the files that were searched with their sizes, and what was found where: (file or table, piece)."""
     left = [(kind, mark) for mark, places in holding(connection, plan.marks).items() for kind, *_ in places]
     files = store_files(address)
     left += [(str(path), mark) for path, mark in search_files(files, plan.marks)]
+    left += [(str(path), "weights of a forgotten adapter") for path, _ in search_files(files, plan.weights)]
     return tuple((str(path), path.stat().st_size) for path in files), tuple(left)
 
 
@@ -221,6 +223,7 @@ async def forget(store: Store, plan: ForgetPlan, *, reason: str, actor: str, ind
     if not reason.strip():
         raise UserError("forgetting needs a reason; it is all that the change log will say")
     moved = await store.write(lambda connection: apply_plan(connection, store.scope, plan, reason, actor))
+    await asyncio.to_thread(sweep, store)
     notes = [await asyncio.to_thread(clean_files, store.address), await asyncio.to_thread(_drop_index, index, plan)]
     if plan.texts and not plan.marks:
         notes.append("every piece of the text is short or said elsewhere too, so there was nothing to search for")
