@@ -1,6 +1,6 @@
 """The gate in figures: false promotions, power, and what it makes of a population search over noise.
 
-    python benchmarks/gate.py                 # three tables; --json FILE also writes them as JSON
+    python benchmarks/gate.py                 # four tables; --json FILE also writes them as JSON
 
 The agents are coins of known true score, so every error can be counted. Beside the gate stand what people use without
 one: "the candidate scored higher on the same tasks", a t-test looked at after every pair, and a genetic search that
@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeAlias
 
+import msgspec
 import numpy as np
 from rich.console import Console
 from rich.table import Table
@@ -119,6 +120,34 @@ async def power(trials: int) -> list[Row]:
     return rows
 
 
+def elsewhere(before: float, after: float, nonce: str) -> Evaluate:
+    """Returns agents of which the candidate gains .80 on the tasks, while on probes they have these scores."""
+    own = coin({"incumbent": 0.1, "candidate": 0.9}.__getitem__, f"own/{nonce}")
+    other = coin({"incumbent": before, "candidate": after}.__getitem__, f"probes/{nonce}")
+
+    async def evaluate(arm: Arm, task: Task, seed: int) -> Score:
+        return await (other if task.id.startswith("probe") else own)(arm, task, seed)
+
+    return evaluate
+
+
+async def general_ability(trials: int) -> list[Row]:
+    """Candidates that gained on their tasks and are as good, or worse, on probes: how many are refused for it?"""
+    rows: list[Row] = []
+    for before, after in ((0.5, 0.5), (0.8, 0.8), (0.95, 0.95), (0.9, 0.7), (0.9, 0.5), (0.9, 0.2), (1.0, 0.6)):
+        row: Row = {"incumbent on probes": before, "candidate": after}
+        for n in (10, 20, 40, 80):
+            probes = [msgspec.structs.replace(task, id=f"probe-{task.id}") for task in tasks(n)]
+            refused = 0
+            for i in range(trials):
+                evaluate, gate = elsewhere(before, after, f"{n}/{before}/{after}/{i}"), Gate(GateConfig(concurrency=1))
+                found = await gate.decide(arm("candidate"), arm("incumbent"), tasks(60), evaluate, probes=probes)
+                refused += found.decision == "rejected"
+            row[f"refused with {n} probes"] = share(refused, trials)
+        rows.append(row)
+    return rows
+
+
 def search(
     hurt: float, rng: np.random.Generator, size: int = 10, generations: int = 10, n: int = 150
 ) -> tuple[float, float]:
@@ -201,6 +230,7 @@ async def measure(trials: int) -> dict[str, list[Row]]:
         "False promotions (100 held-out tasks, first use of the set)": await false_promotions(trials),
         "Power (incumbent .40, minimum effect .02, first use of the set)": await power(max(50, trials // 5)),
         "A population search over noise, then the gate on 400 held-out tasks": await population(max(50, trials // 5)),
+        "General ability (gain .80 on the own tasks, shown in all cases)": await general_ability(max(50, trials // 5)),
     }
 
 

@@ -2,15 +2,17 @@
 
 import math
 import random
+import re
 from collections.abc import Callable
 
+import msgspec
 import pytest
 
 from whet.core.budget import Budget, Cost
 from whet.core.errors import BudgetError, RefusedError, UserError
 from whet.core.records import Task, Usage
 from whet.learners.gate import Arm, Evaluate, Gate, GateConfig, Progress, Score
-from whet.learners.ledger import CountingLedger, level_of_use
+from whet.learners.ledger import CountingLedger, heldout_digest, level_of_use
 
 Tasks = Callable[[int], list[Task]]
 Arms = Callable[[str], Arm]
@@ -238,3 +240,110 @@ async def test_impossible_requests_are_refused(heldout: Tasks, arm: Arms, coin: 
     for config in (GateConfig(max_regressed=2), GateConfig(repeats=0), GateConfig(alpha=-1)):
         with pytest.raises(UserError, match="needed"):
             Gate(config)
+
+
+def elsewhere(a: float, b: float) -> Callable[[str, str], float]:
+    """The candidate ``b`` gains on the tasks; on probes the two arms have these chances."""
+    return lambda name, task: ({"a": a, "b": b} if task[0] == "p" else {"a": 0.1, "b": 0.9})[name]
+
+
+def as_probes(tasks: list[Task]) -> list[Task]:
+    return [msgspec.structs.replace(task, id=f"p{task.id}") for task in tasks]
+
+
+@pytest.mark.asyncio
+async def test_a_gain_that_costs_general_ability_is_rejected(heldout: Tasks, arm: Arms, coin: Coin) -> None:
+    probes, evaluate, seen = as_probes(heldout(20)), coin(elsewhere(1.0, 0.2)), list[Progress]()
+    ledger = CountingLedger()
+    without = await Gate().decide(arm("b"), arm("a"), heldout(60), evaluate)
+    assert (without.decision, without.evidence["probes"]) == ("promoted", None)
+    promotion = await Gate().decide(
+        arm("b"), arm("a"), heldout(60), evaluate, probes=probes, ledger=ledger, on_progress=seen.append
+    )
+    assert promotion.decision == "rejected"
+    assert re.match(r"\d+ of \d+ probes that were solved", promotion.reason)
+    assert promotion.thresholds["max_probe_loss"] == 0.1
+    found = promotion.evidence["probes"]
+    assert isinstance(found, dict)
+    assert (found["tasks"], found["heldout"], found["incumbent_mean"]) == (20, heldout_digest(probes), 1.0)
+    assert 0 < sum(progress.of == "probes" for progress in seen) <= 20
+    assert (promotion.n, promotion.mean, promotion.p) == (without.n, without.mean, without.p)
+    assert promotion.usage.calls == len(promotion.run_ids) > without.usage.calls
+    assert (await ledger.uses(heldout(60)), await ledger.uses(probes)) == (1, 0)
+
+
+@pytest.mark.asyncio
+async def test_tasks_lost_for_good_are_named_though_others_are_won(heldout: Tasks, arm: Arms, coin: Coin) -> None:
+    """The mean on the probes stays: four of ten are lost, and four others are solved."""
+
+    def trade(name: str, task: str) -> float:
+        if task[0] != "p":
+            return elsewhere(0, 0)(name, task)
+        return float(task[-1] not in ("0123" if name == "b" else "4567"))
+
+    probes = as_probes(heldout(30))
+    promotion = await Gate().decide(arm("b"), arm("a"), heldout(60), coin(trade), probes=probes)
+    assert promotion.decision == "rejected"
+    assert "of 18 probes that were solved reliably fail now: p" in promotion.reason
+    patient = Gate(GateConfig(max_probe_loss=0.7))
+    assert (await patient.decide(arm("b"), arm("a"), heldout(60), coin(trade), probes=probes)).decision == "promoted"
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("chance", [0.5, 0.95])
+async def test_probes_hardly_ever_stop_a_candidate_that_lost_nothing(
+    heldout: Tasks, arm: Arms, coin: Coin, chance: float
+) -> None:
+    promoted = 0
+    for trial in range(100):
+        evaluate = coin(elsewhere(chance, chance), nonce=trial)
+        promotion = await Gate(GateConfig(concurrency=1)).decide(
+            arm("b"), arm("a"), heldout(40), evaluate, probes=as_probes(heldout(40))
+        )
+        assert promotion.decision == "promoted" or "probes" in promotion.reason
+        promoted += promotion.decision == "promoted"
+    assert promoted >= 90, promoted
+
+
+@pytest.mark.asyncio
+async def test_probes_are_not_run_before_a_gain_is_shown(heldout: Tasks, arm: Arms, coin: Coin) -> None:
+    for chances in (by_name(a=0.5, b=0.5), by_name(a=0.9, b=0.1)):
+        promotion = await Gate().decide(arm("b"), arm("a"), heldout(40), coin(chances), probes=as_probes(heldout(10)))
+        assert promotion.decision != "promoted"
+        assert not [id for id in promotion.run_ids if "-p" in id]
+
+
+@pytest.mark.asyncio
+async def test_probes_that_nobody_could_judge_or_pay_decide_nothing(heldout: Tasks, arm: Arms, coin: Coin) -> None:
+    inner, probes = coin(elsewhere(1.0, 1.0)), as_probes(heldout(10))
+
+    async def broken(arm: Arm, task: Task, seed: int) -> Score:
+        return Score(value=None) if task.id[0] == "p" else await inner(arm, task, seed)
+
+    promotion = await Gate().decide(arm("b"), arm("a"), heldout(60), broken, probes=probes)
+    assert promotion.decision == "insufficient_evidence"
+    assert promotion.reason.startswith("of the probes 10 of 10 pairs could not be judged")
+
+    async def unpaid(arm: Arm, task: Task, seed: int) -> Score:
+        if task.id[0] == "p":
+            raise BudgetError("no calls are left")
+        return await inner(arm, task, seed)
+
+    promotion = await Gate().decide(arm("b"), arm("a"), heldout(60), unpaid, probes=probes)
+    assert promotion.decision == "insufficient_evidence"
+    assert "budget" in promotion.reason
+
+
+@pytest.mark.asyncio
+async def test_only_held_out_tasks_of_other_sets_are_probes(heldout: Tasks, arm: Arms, coin: Coin) -> None:
+    evaluate = coin(by_name(a=0, b=1))
+    for split in ("train", "sealed"):
+        probe = Task(id="p", messages=(), split=split)  # type: ignore[arg-type]
+        with pytest.raises(RefusedError, match=f"'p' is of the {split} split"):
+            await Gate().decide(arm("b"), arm("a"), heldout(20), evaluate, probes=[probe])
+    with pytest.raises(UserError, match="'t0' decides and cannot be a probe"):
+        await Gate().decide(arm("b"), arm("a"), heldout(20), evaluate, probes=heldout(2))
+    with pytest.raises(UserError, match="two probes have the same id"):
+        await Gate().decide(arm("b"), arm("a"), heldout(20), evaluate, probes=as_probes(heldout(2)) * 2)
+    with pytest.raises(UserError, match="max_probe_loss is 1"):
+        Gate(GateConfig(max_probe_loss=1))

@@ -9,7 +9,7 @@ import pytest
 
 from whet.agents import Agent
 from whet.core.budget import Budget, Cost
-from whet.core.errors import NotFoundError, UserError
+from whet.core.errors import NotFoundError, RefusedError, UserError
 from whet.core.models import Model
 from whet.core.policy import Policy
 from whet.core.records import Candidate, Job, Lesson, Run, Task, TaskSet, Verdict
@@ -196,6 +196,35 @@ async def test_a_loop_that_is_interrupted_goes_on_where_it_was(
         assert [promotion.decision for promotion in report.promotions][:1] == ["promoted"]
         runs = await memory.find(Run, where={"purpose": "train", "status": "done"})
         assert len(runs) == len({(run.task_id, run.seed) for run in runs}) == 40
+
+
+@pytest.mark.asyncio
+async def test_probes_are_held_back_from_learners_and_asked_before_a_promotion(
+    memory: Memory, pool: SandboxPool, task_set: TaskSet, reader: Callable[[], Model], world_tasks: Tasks
+) -> None:
+    probes = [
+        msgspec.structs.replace(task, id=f"probe-{task.id}") for task in world_tasks(4, lengths=(3,), split="heldout")
+    ]
+    sneaky = [msgspec.structs.replace(task, split="train") for task in probes]
+
+    class Curious(LessonLearner):
+        async def propose(self, view: TrainMemory, incumbent: Arm, budget: Budget) -> AsyncIterator[Proposal]:
+            with pytest.raises(RefusedError, match="is heldout"):
+                await view.practise(sneaky, budget=budget)
+            async for proposal in super().propose(view, incumbent, budget):
+                yield proposal
+
+    async with Agent("react", reader(), memory=memory, sandbox=pool) as agent:
+        report = await improve(agent, task_set, [Curious(pool)], memory=memory, gate=GATE, config=ONCE, probes=probes)
+        with pytest.raises(UserError, match="another probes"):
+            await improve(agent, task_set, [Curious(pool)], memory=memory, gate=GATE, config=ONCE, resume=report.job_id)
+    promotion = report.promotions[0]
+    assert promotion.decision == "promoted"
+    found = promotion.evidence["probes"]
+    assert isinstance(found, dict)
+    assert (found["tasks"], found["dropped"], found["regressed"]) == (4, 0, [])
+    runs = [await memory.get(Run, id) for id in promotion.run_ids]
+    assert {probe.id for probe in probes} <= {run.task_id for run in runs}
 
 
 @pytest.mark.asyncio

@@ -3,12 +3,12 @@
 promotion = await decide(memory, agent, candidate_id, load_tasks("world:7"), budget=Budget(calls=500))
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from whet.agents import Agent
 from whet.core.budget import Budget
 from whet.core.errors import ConflictError, RefusedError
-from whet.core.records import Candidate, Lesson, Promotion, TaskSet
+from whet.core.records import Candidate, Lesson, Promotion, Task, TaskSet
 from whet.learners.adoption import adopt, incumbent_arm, named_ids
 from whet.learners.evaluation import evaluator
 from whet.learners.gate import Gate, Progress
@@ -26,13 +26,15 @@ async def decide(
     tasks: TaskSet,
     *,
     gate: Gate | None = None,
+    probes: Sequence[Task] = (),
     budget: Budget | None = None,
     tainted: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Promotion:
     """Returns the gate's decision on a stored candidate, after it was logged and carried out.
 
-    ``tainted``: a person looked at a candidate that rests on what strangers wrote, and lets the gate decide.
+    ``probes``: held-out tasks of other task sets, on which the candidate must not be worse. ``tainted``: a person
+    looked at a candidate that rests on what strangers wrote, and lets the gate decide.
 
     Raises:
         NotFoundError: there is no such candidate.
@@ -62,6 +64,7 @@ async def decide(
             budget=budget,
             ledger=StoredLedger(memory),
             candidate_id=candidate.id,
+            probes=probes,
             on_progress=on_progress,
         )
     await adopt(memory, proposal, promotion)

@@ -26,7 +26,7 @@ from whet.learners.evaluation import evaluator, measure
 from whet.learners.gate import Arm, Evaluate, Gate, Score
 from whet.learners.gate import Progress as GateProgress
 from whet.learners.learner import Learner, Proposal, load_learner
-from whet.learners.ledger import StoredLedger
+from whet.learners.ledger import StoredLedger, heldout_digest
 from whet.learners.view import TrainMemory
 from whet.memory import Memory
 
@@ -97,6 +97,7 @@ async def improve(
     gate: Gate | None = None,
     budget: Budget | None = None,
     config: ImproveConfig | None = None,
+    probes: Sequence[Task] = (),
     on_event: Callable[[Event], None] | None = None,
     resume: str | None = None,
 ) -> ImproveReport:
@@ -107,6 +108,7 @@ async def improve(
 
     Args:
         learners: learners or their names; they take turns.
+        probes: held-out tasks of other task sets, on which what is promoted must not be worse.
         resume: the id (or its beginning) of the job to go on with; give the budget what ``spent_by`` says.
 
     Raises:
@@ -120,7 +122,7 @@ async def improve(
     if not named or not train or not heldout:
         raise UserError("improve needs a learner, training tasks and held-out tasks; see whet tasks validate")
     gate = gate or Gate()
-    settings = _settings(agent, tasks, named, gate, config)
+    settings = _settings(agent, tasks, named, gate, config, probes)
     job = await _begin(memory, settings, resume)
     loop = _Loop(
         agent=agent,
@@ -130,7 +132,8 @@ async def improve(
         budget=budget or Budget(),
         train=train,
         heldout=heldout,
-        held_back=[task for task in tasks.tasks if task.split != "train"],
+        held_back=[*(task for task in tasks.tasks if task.split != "train"), *probes],
+        probes=probes,
         learners=named,
         job=job,
         tell=on_event or (lambda event: None),
@@ -155,6 +158,7 @@ class _Loop:
     train: Sequence[Task]
     heldout: Sequence[Task]
     held_back: Sequence[Task]
+    probes: Sequence[Task]
     learners: Sequence[Learner]
     job: Job
     tell: Callable[[Event], None]
@@ -273,6 +277,7 @@ class _Loop:
             budget=self.budget,
             ledger=StoredLedger(self.memory),
             candidate_id=proposal.candidate.id,
+            probes=self.probes,
             on_progress=self._gate_progress,
         )
         try:
@@ -305,7 +310,8 @@ class _Loop:
         return found
 
     def _gate_progress(self, progress: GateProgress) -> None:
-        self._say("gate", f"gain {progress.mean:+.2f}, p {progress.p:.2g}", done=progress.n, total=progress.total)
+        said = f"gain {progress.mean:+.2f}, p {progress.p:.2g}" if progress.of == "tasks" else "probes"
+        self._say("gate", said, done=progress.n, total=progress.total)
 
     def _say(
         self, kind: EventKind, text: str, *, done: int = 0, total: int = 0, promotion: Promotion | None = None
@@ -333,7 +339,12 @@ class _Loop:
 
 
 def _settings(
-    agent: Agent, tasks: TaskSet, learners: Sequence[Learner], gate: Gate, config: ImproveConfig
+    agent: Agent,
+    tasks: TaskSet,
+    learners: Sequence[Learner],
+    gate: Gate,
+    config: ImproveConfig,
+    probes: Sequence[Task],
 ) -> dict[str, Json]:
     names: list[Json] = [learner.name for learner in learners]
     return {
@@ -344,6 +355,7 @@ def _settings(
         "learners": names,
         "gate": _json(gate.config),
         "loop": _json(config),
+        "probes": heldout_digest(probes) if probes else None,
     }
 
 

@@ -1,4 +1,4 @@
-"""The rules that stand beside the gain: unjudged pairs, cost, and tasks that were solved and no longer are.
+"""The rules that stand beside the gain: unjudged pairs, cost, tasks that were solved and no longer are, probes.
 
 Each returns its objection in words, or the empty string.
 """
@@ -7,7 +7,15 @@ from collections.abc import Sequence
 
 from whet.core.records import Record, Usage
 
-__all__ = ["Pair", "cost_objection", "drop_objection", "losses_allowed", "regression_objection", "suspects"]
+__all__ = [
+    "Pair",
+    "cost_objection",
+    "decline_objection",
+    "drop_objection",
+    "losses_allowed",
+    "regression_objection",
+    "suspects",
+]
 
 SOLVED = 1 - 1e-9
 
@@ -58,12 +66,20 @@ def losses_allowed(pairs: Sequence[Pair], max_share: float) -> int:
     return int(max_share * _solved(pairs))
 
 
-def regression_objection(pairs: Sequence[Pair], regressed: Sequence[str], max_share: float) -> str:
+def regression_objection(
+    pairs: Sequence[Pair], regressed: Sequence[str], max_share: float, *, what: str = "tasks"
+) -> str:
     """Objects when more than ``max_share`` of the tasks that the incumbent solved are lost for good."""
     if len(regressed) <= losses_allowed(pairs, max_share):
         return ""
     names = ", ".join(regressed[:5]) + (", …" if len(regressed) > 5 else "")
-    return f"{len(regressed)} of {_solved(pairs)} tasks that were solved reliably fail now: {names}"
+    return f"{len(regressed)} of {_solved(pairs)} {what} that were solved reliably fail now: {names}"
+
+
+def decline_objection(pairs: Sequence[Pair], max_share: float) -> str:
+    """Objects to a mean score on the probes that fell by more than ``max_share``, after the test has shown it."""
+    lost = len(suspects(pairs))
+    return f"{lost} of {_solved(pairs)} probes that were solved fail now: the mean falls by more than {max_share:g}"
 
 
 def _solved(pairs: Sequence[Pair]) -> int:

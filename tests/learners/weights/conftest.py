@@ -95,23 +95,25 @@ class Bench:
         episodes = practice.rollout(self.heldout, repeats).episodes
         return sum(bool(episode.passed) for episode in episodes) / len(episodes)
 
-    async def decide(self, trainer: Trainer) -> Promotion:
+    async def decide(self, trainer: Trainer, probes: Sequence[Task] = ()) -> Promotion:
         """Returns the gate's decision on the trained model against the same model without what it learned."""
+        tasks = (*self.heldout, *probes)
         candidate, incumbent = Arm(policy=Policy.of({"prompts/system.md": "with"})), Arm(policy=Policy())
         with trainer.tuned.weights("initial"):
-            before = self._answered(trainer)
-        after = self._answered(trainer)
+            before = self._answered(trainer, tasks)
+        after = self._answered(trainer, tasks)
 
         async def evaluate(arm: Arm, task: Task, seed: int) -> Score:
             found = (after if arm == candidate else before)[task.id]
             return Score(value=found[seed % len(found)])
 
-        return await Gate(GateConfig(max_token_ratio=None)).decide(candidate, incumbent, self.heldout, evaluate)
+        gate = Gate(GateConfig(max_token_ratio=None))
+        return await gate.decide(candidate, incumbent, self.heldout, evaluate, probes=probes)
 
-    def _answered(self, trainer: Trainer) -> dict[str, list[float]]:
+    def _answered(self, trainer: Trainer, tasks: Sequence[Task]) -> dict[str, list[float]]:
         practice = Practice(trainer, self.template, judge_answer, temperature=0.5, max_tokens=40, seed=5)
         found: dict[str, list[float]] = {}
-        for episode in practice.rollout(self.heldout, 4).episodes:
+        for episode in practice.rollout(tasks, 4).episodes:
             found.setdefault(episode.task.id, []).append(float(bool(episode.passed)))
         return found
 

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from whet.apps.cli.commands.improve import Calls, Dollars, Seconds, limits
+from whet.apps.cli.commands.improve import Calls, Dollars, Probes, Seconds, limits, load_probes
 from whet.apps.cli.commands.rows import as_row
 from whet.apps.cli.output import AsJson, View, console, emit_json, listing
 from whet.apps.cli.session import with_memory
@@ -50,6 +50,7 @@ def decide_on(
     concurrency: Annotated[int, typer.Option(min=1, help="Runs at a time.")] = 4,
     alpha: Annotated[float, typer.Option(help="Error rate of the gate over all uses of the held-out set.")] = 0.05,
     min_effect: Annotated[float, typer.Option(help="Gain in pass rate that has to be exceeded.")] = 0.02,
+    probes: Probes = None,
     tainted: Annotated[bool, typer.Option("--tainted", help="Decide though it rests on what strangers wrote.")] = False,
     calls: Calls = None,
     dollars: Dollars = None,
@@ -61,13 +62,21 @@ def decide_on(
     from whet.apps.cli.workshop import make_agent
     from whet.learners import Gate, GateConfig, decide
 
-    task_set, budget = load_tasks(tasks), limits(calls, dollars, seconds)
+    task_set, general, budget = load_tasks(tasks), load_probes(probes), limits(calls, dollars, seconds)
     gate = Gate(GateConfig(alpha=alpha, min_effect=min_effect, concurrency=concurrency))
 
     async def work(memory: "Memory") -> "Promotion":
         agent = make_agent(memory, model=model, graph=graph)
         return await decide(
-            memory, agent, candidate, task_set, gate=gate, budget=budget, tainted=tainted, on_progress=_tell
+            memory,
+            agent,
+            candidate,
+            task_set,
+            gate=gate,
+            probes=general,
+            budget=budget,
+            tainted=tainted,
+            on_progress=_tell,
         )
 
     promotion = with_memory(work)
@@ -81,5 +90,6 @@ def decide_on(
 def _tell(progress: "Progress") -> None:
     terminal = console(stderr=True)
     if terminal.is_terminal:
-        line = f"  gain {progress.mean:+.2f}, p {progress.p:.2g} {progress.n}/{progress.total}"
+        said = f"gain {progress.mean:+.2f}, p {progress.p:.2g}" if progress.of == "tasks" else "probes"
+        line = f"  {said} {progress.n}/{progress.total}          "
         terminal.print(line, end="\r", markup=False)

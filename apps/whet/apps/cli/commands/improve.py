@@ -1,7 +1,7 @@
 """``whet improve``: run, learn, decide, promote, and again, under a budget."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,17 +10,39 @@ import typer
 from whet.apps.cli.commands.rows import as_row
 from whet.apps.cli.output import AsJson, View, console, emit_json, note
 from whet.apps.cli.session import load_settings, same_command, with_memory
+from whet.core.errors import UserError
 
 if TYPE_CHECKING:
-    from whet.core import Budget
+    from whet.core import Budget, Task
     from whet.learners import Event, ImproveReport
     from whet.memory import Memory
 
-__all__ = ["Calls", "Dollars", "Seconds", "limits", "register", "tell"]
+__all__ = ["Calls", "Dollars", "Probes", "Seconds", "limits", "load_probes", "register", "tell"]
 
 Calls = Annotated[int | None, typer.Option(help="Budget: model calls.")]
 Dollars = Annotated[float | None, typer.Option(help="Budget: dollars.")]
 Seconds = Annotated[float | None, typer.Option(help="Budget: seconds.")]
+Probes = Annotated[
+    list[str] | None,
+    typer.Option(help="Another task set, whose held-out tasks must not get worse; may be given several times."),
+]
+
+
+def load_probes(specs: Sequence[str] | None) -> "list[Task]":
+    """Returns the held-out tasks of some task sets.
+
+    Raises:
+        UserError: one of the sets cannot be loaded, or has no held-out tasks.
+    """
+    from whet.agents.tasksets import load_tasks
+
+    found: list[Task] = []
+    for spec in specs or ():
+        heldout = [task for task in load_tasks(spec).tasks if task.split == "heldout"]
+        if not heldout:
+            raise UserError(f"--probes {spec!r} has no held-out tasks; see whet tasks validate {spec}")
+        found += heldout
+    return found
 
 
 def limits(calls: int | None, dollars: float | None, seconds: float | None) -> "Budget":
@@ -41,6 +63,7 @@ def improve(
     concurrency: Annotated[int, typer.Option(min=1, help="Runs at a time.")] = 4,
     alpha: Annotated[float, typer.Option(help="Error rate of the gate over all uses of the held-out set.")] = 0.05,
     min_effect: Annotated[float, typer.Option(help="Gain in pass rate that has to be exceeded.")] = 0.02,
+    probes: Probes = None,
     resume: Annotated[str | None, typer.Option(help="Go on with this job (id or prefix).")] = None,
     calls: Calls = None,
     dollars: Dollars = None,
@@ -53,7 +76,7 @@ def improve(
     from whet.learners import Gate, GateConfig, ImproveConfig
     from whet.learners import improve as loop
 
-    task_set = load_tasks(tasks)
+    task_set, general = load_tasks(tasks), load_probes(probes)
     gate = Gate(GateConfig(alpha=alpha, min_effect=min_effect, concurrency=concurrency))
     config = ImproveConfig(rounds=rounds, repeats=repeats, concurrency=concurrency)
     budget = limits(calls, dollars, seconds)
@@ -68,6 +91,7 @@ def improve(
                 memory=memory,
                 gate=gate,
                 config=config,
+                probes=general,
                 on_event=tell,
                 budget=await _resumed(memory, budget, resume),
                 resume=resume,
@@ -79,10 +103,8 @@ def improve(
         return
     columns = ("id", "decision", "n", "mean", "low", "high", "reason")
     View(limit=None).show([as_row(promotion) for promotion in report.promotions], columns)
-    note(
-        f"{report.stopped}; {report.spent.calls} model calls; "
-        f"go on with: whet improve {tasks} --resume {report.job_id[:16]}"
-    )
+    again = same_command("--resume", report.job_id)
+    note(f"{report.stopped}; {report.spent.calls} model calls; go on with: {again}")
 
 
 @asynccontextmanager

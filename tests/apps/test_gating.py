@@ -1,0 +1,23 @@
+"""Probes from the command line: task sets that must not get worse."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+Whet = Callable[..., Any]
+
+
+def test_probes_without_held_out_tasks_are_refused(whet: Whet, tmp_path: Path) -> None:
+    exact = [{"kind": "exact", "params": {"expected": "42"}}]
+    tasks = [
+        {"id": f"t{n}", "prompt": "What is the answer?", "split": split, "verifiers": exact}
+        for n, split in enumerate(["train", *["heldout"] * 20])
+    ]
+    (tmp_path / "split.jsonl").write_text("".join(json.dumps(task) + "\n" for task in tasks))
+    (tmp_path / "train.jsonl").write_text(json.dumps(tasks[0]))
+    whet("init")
+    for command in (("improve", "jsonl:split.jsonl"), ("gate", "decide", "x", "jsonl:split.jsonl")):
+        result = whet(*command, "--probes", "jsonl:train.jsonl", code=2)
+        assert result.err.count("\n") == 1
+        assert "--probes 'jsonl:train.jsonl' has no held-out tasks" in result.err
