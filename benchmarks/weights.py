@@ -22,7 +22,7 @@ import time
 import warnings
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import msgspec
 import torch
@@ -34,8 +34,10 @@ from whet.core.models.tiny.model import WEIGHTS
 from whet.core.models.tiny.world import OPERATIONS, World, program
 from whet.core.prompting import describe_failure, render_retry
 from whet.core.records import Critique, Message, Task, Verdict
+from whet.learners.weights.config import TrainConfig
 from whet.learners.weights.experience import Experience
 from whet.learners.weights.method import Method, load_method
+from whet.learners.weights.objectives import Preference
 from whet.learners.weights.practice import Practice
 from whet.learners.weights.rows import Row
 from whet.learners.weights.templates import encode_rows, load_template
@@ -101,7 +103,7 @@ def _passed(experience: Experience) -> float:
 async def rounds(bench: Bench, name: str, answers: int, *, retries: int = 0, **options: object) -> Outcome:
     """Practises by one method until so many answers were generated; returns the score and the answers to ``TARGET``."""
     method = load_method(name, **options)
-    trainer = bench.trainer(method, lr=1e-3, schedule="constant", warmup=0.0, batch=32)
+    trainer = bench.trainer(method, schedule="constant", warmup=0.0)
     practice = bench.practice(trainer, retries=retries)
     reached, number = float("nan"), 0
     while practice.asked < answers:
@@ -111,7 +113,7 @@ async def rounds(bench: Bench, name: str, answers: int, *, retries: int = 0, **o
         practice.round = number
         rows = await method.build(experience, practice)
         if data := encode_rows(rows, TEMPLATE, split=True).data:
-            trainer.run(data, max(1, len(data) // 32))
+            trainer.run(data, max(1, round(len(data) / trainer.config.batch)))
         number += 1
     return {"score": bench.rate(trainer), "answers to half": reached, "answers": float(practice.asked)}
 
@@ -123,7 +125,7 @@ def _first(experience: Experience) -> float:
 
 async def sdpo(bench: Bench) -> dict[str, Outcome]:
     """SDPO, with the critique of the own attempt as the teacher's context, and GRPO."""
-    answers = 1500 if bench.quick else 4000
+    answers = 2500 if bench.quick else 5000
     return {
         "grpo": await rounds(bench, "grpo", answers),
         "sdpo": await rounds(bench, "sdpo", answers, preflight=False),
@@ -132,7 +134,7 @@ async def sdpo(bench: Bench) -> dict[str, Outcome]:
 
 async def critique(bench: Bench) -> dict[str, Outcome]:
     """Critique-GRPO, which spends answers on revisions, and GRPO."""
-    answers = 1500 if bench.quick else 4000
+    answers = 2500 if bench.quick else 5000
     return {
         "grpo": await rounds(bench, "grpo", answers),
         "critique-grpo": await rounds(bench, "critique-grpo", answers, retries=1),
@@ -147,12 +149,11 @@ async def flips(bench: Bench) -> dict[str, Outcome]:
     found: dict[str, Outcome] = {}
     for name in ("dpo", "rdpo"):
         for share in FLIPS:
-            method = load_method(name, **({"flip": share} if name == "rdpo" and share else {}))
-            objectives = method.objectives() if name == "rdpo" and share else load_method("dpo").objectives()
-            config = msgspec.structs.replace(
-                method.training(), seed=bench.seed, lr=1e-3, steps=40 if bench.quick else 120, batch=32
-            )
-            trainer = Trainer(WEIGHTS, config, objectives)
+            # With a small β every margin is small, and so both losses have the same slope: nothing could be told.
+            form: Literal["sigmoid", "robust"] = "robust" if name == "rdpo" else "sigmoid"
+            objective = Preference(beta=1.0, form=form, flip=share if name == "rdpo" else 0.0)
+            config = TrainConfig(seed=bench.seed, lr=1e-3, steps=40 if bench.quick else 120, batch=32)
+            trainer = Trainer(WEIGHTS, config, {"": objective})
             trainer.fit(encode_rows(flipped(pairs, share, bench.seed), TEMPLATE).data)
             found[f"{name}, {share:.0%} flipped"] = {"score": bench.rate(trainer), "margin": _margin(trainer, pairs)}
     return found

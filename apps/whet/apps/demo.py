@@ -43,7 +43,7 @@ withhold_rate = 0.05
 
 STAGES = {"lessons": "lessons", "skills": "skills", "rft": "weights"}
 """What the learners of the demo are called in its table."""
-STEPS = 300
+STEPS = 200
 REPEATS = 2
 
 
@@ -51,9 +51,9 @@ class DemoConfig(Record, frozen=True, kw_only=True):
     """How much is shown. ``learners`` empty: the control, in which nothing is learned and nothing may be gained."""
 
     world: int = 7
-    tasks: int = 900
+    tasks: int = 1200
     verbs: int = 24
-    lengths: str = "1-6"
+    lengths: str = "1,2,5,6"
     learners: tuple[str, ...] = tuple(STAGES)
     practice: int = 120
     seed: int = 0
@@ -175,5 +175,5 @@ def _learner(name: str, config: DemoConfig) -> Learner:
     """Returns a learner of the demo; the weights also learn to do without what the skill says."""
     if name != "rft":
         return load_learner(name)
-    training = {"steps": STEPS, "lr": 7e-4, "batch": 24, "seed": config.seed}
-    return load_learner(name, bare=1.0, training=training, concurrency=config.concurrency)
+    training = {"steps": STEPS, "lr": 1e-3, "batch": 24, "seed": config.seed}
+    return load_learner(name, bare=0.3, training=training, concurrency=config.concurrency)

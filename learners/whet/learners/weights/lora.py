@@ -11,6 +11,7 @@ import functools
 import json
 import os
 import re
+import warnings
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -205,7 +206,10 @@ def _with_lora(causal: transformers.PreTrainedModel, config: TrainConfig) -> pef
         r=config.rank, lora_alpha=config.alpha, lora_dropout=0.0, target_modules=targets, task_type="CAUSAL_LM"
     )
     try:
-        return peft.get_peft_model(causal, lora)
+        with warnings.catch_warnings():
+            # peft reads a property that transformers is about to rename.
+            warnings.filterwarnings("ignore", category=FutureWarning)
+            return peft.get_peft_model(causal, lora)
     except ValueError as error:
         raise UserError(f"targets {config.targets!r} do not fit the model: {' '.join(str(error).split())}") from error
 
