@@ -11,8 +11,8 @@ import functools
 import json
 import os
 import re
-import warnings
 import shutil
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
