@@ -14,6 +14,7 @@ from whet.learners.weights.methods.hindsight import (
     ask_revisions,
     recorded_revisions,
     teacher_context,
+    together,
 )
 from whet.learners.weights.objectives import Objective
 from whet.learners.weights.rows import Row, answer_row
@@ -38,9 +39,9 @@ class Guided(Rewarded, frozen=True, kw_only=True):
             UserError: no run on a training task was judged.
         """
         whole, groups = by_task(experience.episodes), attempts(experience, self.info.name, self.earned)
+        revised = await together(self.revise(whole[task_id], group, kit) for task_id, group in groups.items())
         rows = []
-        for task_id, group in groups.items():
-            found = await self.revise(whole[task_id], group, kit)
+        for (task_id, group), found in zip(groups.items(), revised, strict=True):
             rows += self._rows(task_id, group, found, kit.rng)
         return rows
 
@@ -110,9 +111,9 @@ class CritiqueGRPO(Guided, frozen=True, kw_only=True):
         """Returns what the runs revised themselves, and where none of it passed, revisions that are asked for."""
         found = [revision for one in whole if one.opens for revision in recorded_revisions(one, self.reward)]
         if self.revisions and not any(revision.passed for revision in found):
-            for one in group:
-                if one.turns[-1].passed is False:
-                    found += await self._ask(one, one.turns[-1], kit)
+            rejected = [one for one in group if one.turns[-1].passed is False]
+            asked = await together(self._ask(one, one.turns[-1], kit) for one in rejected)
+            found += [revision for revisions in asked for revision in revisions]
         return found
 
     async def _ask(self, one: Conversation, turn: Turn, kit: Kit) -> list[Revision]:

@@ -8,7 +8,7 @@ from whet.learners.weights.experience import Experience
 from whet.learners.weights.method import Info, Kit, Rollouts
 from whet.learners.weights.methods.conversations import Conversation, RewardKind
 from whet.learners.weights.methods.groups import Clipped, attempts
-from whet.learners.weights.methods.hindsight import Revision, ask_revisions, critic_prompt, retry_prompt
+from whet.learners.weights.methods.hindsight import Revision, ask_revisions, critic_prompt, retry_prompt, together
 from whet.learners.weights.rows import Row, answer_row
 
 __all__ = ["ImprovementReward"]
@@ -42,28 +42,26 @@ class ImprovementReward(Clipped, frozen=True, kw_only=True):
         Raises:
             UserError: no run was judged, or the learner has no model to ask.
         """
-        rows = []
+        chosen = list[Conversation]()
         for group in attempts(experience, self.info.name, lambda turn: turn.reward(self.reward)).values():
             failed = [one for one in group if one.turns[-1].passed is False]
-            for one in kit.rng.sample(failed, min(self.rejected, len(failed))):
-                rows += await self._criticised(one, kit)
-        return rows
+            chosen += kit.rng.sample(failed, min(self.rejected, len(failed)))
+        found = await together(self._criticised(one, kit) for one in chosen)
+        return [row for rows in found for row in rows]
 
     async def _criticised(self, one: Conversation, kit: Kit) -> list[Row]:
         last = one.turns[-1].attempt
         asked = critic_prompt(last.messages, last.text)
-        kept = [
-            (critique, revision)
-            for critique in await kit.ask(asked, n=self.critiques, sampling=Sampling(temperature=1.0))
-            for revision in await self._revised(one, critique, kit)
-        ]
+        critiques = await kit.ask(asked, n=self.critiques, sampling=Sampling(temperature=1.0))
+        revised = await together(self._revised(one, critique, kit) for critique in critiques)
+        kept = [(critique, found[0]) for critique, found in zip(critiques, revised, strict=True) if found]
         after = [revision.reward for _, revision in kept]
         gains = improvement([one.turns[-1].reward(self.reward) or 0.0] * len(kept), after)
         earned = [gain - self.silent * (not said.text.strip()) for gain, (said, _) in zip(gains, kept, strict=True)]
         rows = self._rows(one, [(asked, said) for said, _ in kept], earned, "critique")
         if self.joint:
-            revised = [(revision.after.attempt.messages, revision.after.attempt.completion) for _, revision in kept]
-            rows += self._rows(one, revised, after, "revision")
+            answers = [(revision.after.attempt.messages, revision.after.attempt.completion) for _, revision in kept]
+            rows += self._rows(one, answers, after, "revision")
         return rows
 
     async def _revised(self, one: Conversation, critique: Completion, kit: Kit) -> list[Revision]:

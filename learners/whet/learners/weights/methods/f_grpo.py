@@ -75,8 +75,8 @@ def phases(text: str, markers: list[str]) -> dict[str, tuple[int, int | None]]:
     Of a marker that occurs several times the first counts.
     """
     starts = sorted((text.find(marker), marker) for marker in markers if marker in text)
-    ends: list[int | None] = [*(start for start, _ in starts[1:]), None]
-    return {phase_name(marker): (start, end) for (start, marker), end in zip(starts, ends, strict=True)}
+    ends = [*(start for start, _ in starts[1:]), None]
+    return {phase_name(marker): (start, end) for (start, marker), end in zip(starts, ends, strict=False)}
 
 
 def _earned(turn: Turn, name: str) -> float:

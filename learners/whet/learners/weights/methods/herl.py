@@ -7,7 +7,7 @@ from whet.core.records import Check, Message
 from whet.learners.weights.method import Info, Kit, Rollouts
 from whet.learners.weights.methods.conversations import Conversation, RewardKind, Turn
 from whet.learners.weights.methods.critique_grpo import Guided
-from whet.learners.weights.methods.hindsight import Revision, Wording, ask_revisions, teacher_context
+from whet.learners.weights.methods.hindsight import Revision, Wording, ask_revisions, teacher_context, together
 
 __all__ = ["HeRL"]
 
@@ -39,13 +39,15 @@ class HeRL(Guided, frozen=True, kw_only=True):
         """Returns rewrites of the rejected answers, the least failed first, up to ``most``."""
         rejected = [one for one in group if one.turns[-1].passed is False]
         rejected.sort(key=lambda one: -(one.turns[-1].score or 0.0))
-        found = list[Revision]()
-        for one in rejected:
-            n = min(self.rewrites, self.most - len(found))
-            if n > 0:
-                asked = unmet_prompt(one.turns[-1], self.context)
-                found += await ask_revisions(kit, one, asked, self.reward, n=n, temperature=self.temperature)
-        return found
+        counts = [min(self.rewrites, self.most - self.rewrites * place) for place in range(len(rejected))]
+        asked = await together(
+            self._rewrite(one, count, kit) for one, count in zip(rejected, counts, strict=True) if count > 0
+        )
+        return [revision for revisions in asked for revision in revisions]
+
+    async def _rewrite(self, one: Conversation, n: int, kit: Kit) -> list[Revision]:
+        asked = unmet_prompt(one.turns[-1], self.context)
+        return await ask_revisions(kit, one, asked, self.reward, n=n, temperature=self.temperature)
 
     def chosen(self, found: Sequence[Revision], rewards: Sequence[float]) -> Revision | None:
         """Returns the best rewrite, if it earns no less than the best answer."""

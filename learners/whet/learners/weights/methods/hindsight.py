@@ -8,9 +8,10 @@ Two wordings. ``retry`` is the conversation an agent itself leads after a reject
 what is known to the task, as SDPO does (arXiv 2601.20802), for models that follow instructions.
 """
 
+import asyncio
 import re
-from collections.abc import Sequence
-from typing import Literal, TypeAlias
+from collections.abc import Coroutine, Iterable, Sequence
+from typing import Literal, TypeAlias, TypeVar
 
 import msgspec
 
@@ -35,10 +36,12 @@ __all__ = [
     "recorded_revisions",
     "retry_prompt",
     "teacher_context",
+    "together",
     "verify_prompt",
     "visible",
 ]
 
+T = TypeVar("T")
 Wording: TypeAlias = Literal["retry", "hint"]
 
 _THINKING = re.compile(r"<think>.*?</think>\s*", re.DOTALL)
@@ -134,12 +137,25 @@ async def ask_revisions(
         UserError: the learner has no model to ask.
         BudgetError: the budget does not allow it.
     """
-    found = []
-    for completion in await kit.ask(asked, n=n, sampling=Sampling(temperature=temperature)):
-        attempt = Attempt(messages=tuple(asked), completion=completion)
-        turn = Turn(attempt=attempt, verdicts=await kit.judge(rejected.task, completion.text))
-        found.append(_revision(rejected, len(rejected.turns) - 1, turn, kind))
+    answers = await kit.ask(asked, n=n, sampling=Sampling(temperature=temperature))
+    judged = await together(kit.judge(rejected.task, answer.text) for answer in answers)
+    turns = [
+        Turn(attempt=Attempt(messages=tuple(asked), completion=answer), verdicts=verdicts)
+        for answer, verdicts in zip(answers, judged, strict=True)
+    ]
+    found = [_revision(rejected, len(rejected.turns) - 1, turn, kind) for turn in turns]
     return [revision for revision in found if revision is not None]
+
+
+async def together(work: Iterable[Coroutine[None, None, T]]) -> list[T]:
+    """Returns the results of what runs side by side, in order; when one fails the others are cancelled."""
+    tasks = [asyncio.ensure_future(each) for each in work]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _revision(conversation: Conversation, before: int, turn: Turn, kind: RewardKind) -> Revision | None:

@@ -9,7 +9,7 @@ from whet.learners.weights.experience import Experience
 from whet.learners.weights.method import Info, Kit, Rollouts
 from whet.learners.weights.methods.conversations import Conversation, Turn
 from whet.learners.weights.methods.groups import Clipped, attempts, counted
-from whet.learners.weights.methods.hindsight import verify_prompt
+from whet.learners.weights.methods.hindsight import together, verify_prompt
 from whet.learners.weights.rows import Row, answer_row
 
 __all__ = ["RISE"]
@@ -44,15 +44,15 @@ class RISE(Clipped, frozen=True, kw_only=True):
         Raises:
             UserError: no run on a training task was judged, or the learner has no model to ask.
         """
-        rows = []
+        rows, verified = list[Row](), list[Conversation]()
         for task_id, group in attempts(experience, self.info.name, self.earned).items():
             earned = [self.earned(one.turns[-1]) or 0.0 for one in group]
             if informative(earned):
                 for one, advantage in zip(group, self.advantage(earned), strict=True):
                     rows += counted(one, [advantage] * len(one.turns), task_id)
-            for one in self._balanced(group, kit):
-                rows += await self._verify(one, kit)
-        return rows
+            verified += self._balanced(group, kit)
+        replied = await together(self._verify(one, kit) for one in verified)
+        return [*rows, *(row for found in replied for row in found)]
 
     def earned(self, turn: Turn) -> float | None:
         """Returns what an answer earned; ``None`` where nobody judged it."""

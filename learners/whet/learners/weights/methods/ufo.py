@@ -8,7 +8,7 @@ from whet.learners.weights.experience import Attempt, Experience
 from whet.learners.weights.method import Info, Kit, Rollouts
 from whet.learners.weights.methods.conversations import Conversation, Turn, by_task, need
 from whet.learners.weights.methods.groups import HOW, Clipped, counted
-from whet.learners.weights.methods.hindsight import retry_prompt, visible
+from whet.learners.weights.methods.hindsight import retry_prompt, together, visible
 from whet.learners.weights.rows import Row
 
 __all__ = ["UFO"]
@@ -43,9 +43,10 @@ class UFO(Clipped, frozen=True, kw_only=True):
         groups = by_task(experience.episodes)
         judged = {key: [one for one in found if one.opens and _judged(one)] for key, found in groups.items()}
         need([one for found in judged.values() for one in found], self.info.name, "judged runs", HOW)
+        tried = iter(await together(self._tried(one, kit) for found in judged.values() for one in found))
         rows = []
         for task_id, found in judged.items():
-            group = [await self._tried(one, kit) for one in found]
+            group = [next(tried) for _ in found]
             earned = [self._earned(one) for one in group]
             if informative(earned):
                 for one, advantage in zip(group, self.advantage(earned), strict=True):
