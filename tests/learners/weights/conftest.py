@@ -17,7 +17,7 @@ from whet.core.models.tiny.model import WEIGHTS
 from whet.core.models.tiny.world import World
 from whet.core.policy import Policy
 from whet.core.prompting import describe_failure
-from whet.core.records import Critique, Promotion, Task, Verdict
+from whet.core.records import Critique, Message, Promotion, Task, Verdict
 from whet.learners.gate import Arm, Gate, GateConfig, Score
 from whet.learners.weights.experience import Episode, Experience
 from whet.learners.weights.method import Method, Rollouts
@@ -95,13 +95,18 @@ class Bench:
         episodes = practice.rollout(self.heldout, repeats).episodes
         return sum(bool(episode.passed) for episode in episodes) / len(episodes)
 
-    async def decide(self, trainer: Trainer, probes: Sequence[Task] = ()) -> Promotion:
-        """Returns the gate's decision on the trained model against the same model without what it learned."""
+    async def decide(
+        self, trainer: Trainer, probes: Sequence[Task] = (), *, system: str = "", retries: int = 0
+    ) -> Promotion:
+        """Returns the gate's decision on the trained model against the same model without what it learned.
+
+        ``system``: the prompt that goes with what was learned. ``retries``: how often both may revise.
+        """
         tasks = (*self.heldout, *probes)
         candidate, incumbent = Arm(policy=Policy.of({"prompts/system.md": "with"})), Arm(policy=Policy())
         with trainer.tuned.weights("initial"):
-            before = self._answered(trainer, tasks)
-        after = self._answered(trainer, tasks)
+            before = self._answered(trainer, tasks, retries)
+        after = self._answered(trainer, [prompted(task, system) for task in tasks], retries)
 
         async def evaluate(arm: Arm, task: Task, seed: int) -> Score:
             found = (after if arm == candidate else before)[task.id]
@@ -110,12 +115,29 @@ class Bench:
         gate = Gate(GateConfig(max_token_ratio=None))
         return await gate.decide(candidate, incumbent, self.heldout, evaluate, probes=probes)
 
-    def _answered(self, trainer: Trainer, tasks: Sequence[Task]) -> dict[str, list[float]]:
-        practice = Practice(trainer, self.template, judge_answer, temperature=0.5, max_tokens=40, seed=5)
+    def _answered(self, trainer: Trainer, tasks: Sequence[Task], retries: int) -> dict[str, list[float]]:
+        settings = {"temperature": 0.5, "max_tokens": 40, "seed": 5, "retries": retries}
+        practice = Practice(trainer, self.template, judge_answer, criticise, **settings)  # type: ignore[arg-type]
         found: dict[str, list[float]] = {}
         for episode in practice.rollout(tasks, 4).episodes:
             found.setdefault(episode.task.id, []).append(float(bool(episode.passed)))
         return found
+
+
+def prompted(task: Task, system: str) -> Task:
+    """Returns the task under a system prompt, where there is one."""
+    if not system:
+        return task
+    return msgspec.structs.replace(task, messages=(Message(role="system", content=system), *task.messages))
+
+
+def judge_by_chance(task: Task, answer: str) -> tuple[Verdict, ...]:
+    """Says of an answer what is true of it on another task, or that it passed, which says nothing at all."""
+    rng = random.Random(f"{task.id}/{answer}")
+    if rng.random() < 0.12:
+        return (Verdict(run_id="", task_id=task.id, verifier="chance", outcome="pass", score=1.0),)
+    other = rng.choice([each for each in _bench().train if each.id != task.id])
+    return tuple(msgspec.structs.replace(verdict, task_id=task.id) for verdict in judge_answer(other, answer))
 
 
 @cache
@@ -129,6 +151,16 @@ def _experience(retries: int) -> Experience:
 
     bench = _bench()
     return bench.practice(bench.trainer(RFT()), retries=retries).rollout(bench.train, SAMPLES)
+
+
+@cache
+def _unfounded() -> Experience:
+    from whet.learners.weights.methods.rft import RFT
+
+    bench = _bench()
+    trainer = bench.trainer(RFT())
+    practice = Practice(trainer, bench.template, judge_by_chance, criticise, retries=3, max_tokens=40)
+    return practice.rollout(bench.train, SAMPLES)
 
 
 @pytest.fixture
@@ -147,6 +179,12 @@ def refined() -> Experience:
 def sampled() -> Experience:
     """Real runs of the embedded model on the training tasks, one attempt each, several per task."""
     return _experience(0)
+
+
+@pytest.fixture
+def unfounded() -> Experience:
+    """Runs like the refined ones, judged and criticised by chance: which attempt ends a run says nothing either."""
+    return _unfounded()
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from whet.learners.weights.rows import Row
 __all__ = ["Anyprefer", "read_ranking"]
 
 _RULES = 5
+_SHOWN = 3
 _FOUND = {True: "passed its checks", False: "failed its checks", None: "could not be checked"}
 _ASK = "Rank the answers to this task from best to worst. Reply with their numbers only, the best first."
 
@@ -30,8 +31,8 @@ class Anyprefer(Method, frozen=True, kw_only=True):
 
     Zhou et al. 2025, arXiv 2504.19276. The tool is the task's own verifiers. A ranking that puts a failed answer above
     a passed one becomes a rule of the judge's prompt, and the judge is asked again, ``retries`` times; then, and where
-    its reply cannot be read, the tool alone decides. ``samples``: new answers to each of ``tasks`` tasks. ``beta`` as
-    in DPO.
+    its reply cannot be read, the tool alone decides. ``samples``: new answers to each of ``tasks`` tasks. ``beta``,
+    ``nll`` as in DPO.
     """
 
     info = Info(
@@ -46,6 +47,7 @@ class Anyprefer(Method, frozen=True, kw_only=True):
     temperature: float = 1.0
     retries: int = 1
     beta: float = 0.1
+    nll: float = 0.2
 
     async def build(self, experience: Experience, kit: Kit) -> list[Row]:
         """Returns the two rows of each pair.
@@ -64,7 +66,7 @@ class Anyprefer(Method, frozen=True, kw_only=True):
 
     def objectives(self) -> dict[str, Objective]:
         """Returns the logistic loss of the pairs' margin."""
-        return {"": Preference(beta=self.beta)}
+        return {"": Preference(beta=self.beta, nll=self.nll)}
 
     def training(self) -> TrainConfig:
         """Returns a tenth of the usual learning rate."""
@@ -107,7 +109,7 @@ def read_ranking(text: str, count: int) -> list[int]:
 
 def _question(found: Sequence[Solution], rules: Sequence[str]) -> list[Message]:
     shown = [
-        f"Answer {number}:\n{one.text}\nTool: it {_FOUND[one.passed]}. {' '.join(one.failing)}".strip()
+        f"Answer {number}:\n{one.text}\nTool: it {_FOUND[one.passed]}. {' '.join(one.failing[:_SHOWN])}".strip()
         for number, one in enumerate(found, 1)
     ]
     learned = ["Mind what you got wrong before:", *rules] if rules else []

@@ -40,7 +40,7 @@ class C3PO(Method, frozen=True, kw_only=True):
     feedback in view is preferred to the one without it; ``near`` and ``out`` of scope the initial policy's answers are
     kept, with weights ``keep_near`` and ``keep_out``. ``scope``: ``words`` compares tasks with ``applies_when`` (or,
     where that is empty, the feedback's own task): at least ``inside`` is in scope, at least ``edge`` near it; ``ask``
-    has the policy say. ``per_scope``: tasks of each kind.
+    has the policy say. ``per_scope``: tasks of each kind. ``beta``, ``nll`` as in DPO.
     """
 
     info = Info(
@@ -60,6 +60,7 @@ class C3PO(Method, frozen=True, kw_only=True):
     keep_near: float = 0.3
     keep_out: float = 0.3
     beta: float = 0.1
+    nll: float = 0.2
 
     async def build(self, experience: Experience, kit: Kit) -> list[Row]:
         """Returns pairs in scope, and rows of answers to be kept near it (term ``near``) and out of it (``out``).
@@ -87,7 +88,7 @@ class C3PO(Method, frozen=True, kw_only=True):
     def objectives(self) -> dict[str, Objective]:
         """Returns DPO in scope and forward KL from the initial policy elsewhere."""
         near, out = (Distillation(coefficient=c, alpha=0, teacher="initial", cap=None) for c in self._kept)
-        return {"": Preference(beta=self.beta), "near": near, "out": out}
+        return {"": Preference(beta=self.beta, nll=self.nll), "near": near, "out": out}
 
     def training(self) -> TrainConfig:
         """Returns a fifth of the usual learning rate, for several epochs over few data."""

@@ -36,7 +36,7 @@ class DPO(Method, frozen=True, kw_only=True):
     people: bool = True
     edits: bool = True
     beta: float = 0.1
-    nll: float = 0.0
+    nll: float = 0.2
 
     async def build(self, experience: Experience, kit: Kit) -> list[Row]:
         """Returns the two rows of each pair.

@@ -50,7 +50,9 @@ class FAFT(Method, frozen=True, kw_only=True):
         bad = balanced([one for one in found if one.passed is False and one.said], self.per_task, kit.rng)
         need(good, "faft", "answers that passed", "run more training tasks, or draw more samples: --graph best_of_n")
         need(bad, "faft", "rejected answers with feedback", "run training tasks with --graph refine, or use rft")
-        return [self._under_feedback(one).row() for one in (*good, *bad)]
+        # There are mostly more rejected answers; what the policy is asked for must not be the smaller part of the loss.
+        scales = {True: (len(good) + len(bad)) / (2 * len(good)), False: (len(good) + len(bad)) / (2 * len(bad))}
+        return [self._under_feedback(one).row(scale=scales[bool(one.passed)]) for one in (*good, *bad)]
 
     def objectives(self) -> dict[str, Objective]:
         """Returns the negative log-likelihood."""

@@ -21,7 +21,7 @@ class HardNegativeDPO(Method, frozen=True, kw_only=True):
     """Learns from pairs with the highest-scoring failures as the worse side (after arXiv 2512.19728).
 
     ``hardness`` h: a pair weighs 1 + h·s, s the score of its worse side in [0, 1], scaled to a mean of 1.
-    ``per_task``: so many of the hardest pairs. ``beta`` as in DPO.
+    ``per_task``: so many of the hardest pairs. ``beta``, ``nll`` as in DPO.
     """
 
     info = Info(
@@ -34,6 +34,7 @@ class HardNegativeDPO(Method, frozen=True, kw_only=True):
     per_task: int = 4
     hardness: float = 1.0
     beta: float = 0.1
+    nll: float = 0.2
 
     async def build(self, experience: Experience, kit: Kit) -> list[Row]:
         """Returns the two rows of each of the hardest pairs.
@@ -47,7 +48,7 @@ class HardNegativeDPO(Method, frozen=True, kw_only=True):
 
     def objectives(self) -> dict[str, Objective]:
         """Returns the logistic loss, weighed by pair."""
-        return {"": Preference(beta=self.beta)}
+        return {"": Preference(beta=self.beta, nll=self.nll)}
 
     def training(self) -> TrainConfig:
         """Returns a tenth of the usual learning rate."""

@@ -21,8 +21,8 @@ __all__ = ["KTO", "mismatched"]
 class KTO(Method, frozen=True, kw_only=True):
     """Learns from answers that are good or bad by themselves (Ethayarajh et al. 2024, arXiv 2402.01306).
 
-    ``desirable``, ``undesirable``: weights of the two sides. ``balance``: rows are scaled so that both sides weigh the
-    same, however many there are of each. ``beta`` as in DPO.
+    ``per_task``: answers of each side per task. ``desirable``, ``undesirable``: weights of the sides. ``balance``: rows
+    are scaled so that both sides weigh the same, however many there are of each. ``beta`` as in DPO.
     """
 
     info = Info(
@@ -32,7 +32,7 @@ class KTO(Method, frozen=True, kw_only=True):
         paper="arXiv 2402.01306",
         needs=("judged, accepted, rejected or rated answers to at least two tasks",),
     )
-    per_task: int = 8
+    per_task: int = 4
     desirable: float = 1.0
     undesirable: float = 1.0
     balance: bool = True
@@ -45,11 +45,13 @@ class KTO(Method, frozen=True, kw_only=True):
             UserError: answers of one kind are missing, or all are to one task.
         """
         everything = [*solutions(experience), *await corrections(experience, kit)]
-        found = balanced(distinct(one for one in everything if one.passed is not None), self.per_task, kit.rng)
-        good, bad = [one for one in found if one.passed], [one for one in found if not one.passed]
+        judged = distinct(one for one in everything if one.passed is not None)
+        good = balanced([one for one in judged if one.passed], self.per_task, kit.rng)
+        bad = balanced([one for one in judged if not one.passed], self.per_task, kit.rng)
         how = "run more training tasks, or rate, accept or reject runs (whet feedback add)"
         need(good, "kto", "answers that are good", how)
         need(bad, "kto", "answers that are bad", how)
+        found = [*good, *bad]
         need(len({one.task.id for one in found}) > 1, "kto", "judged answers to a second task", how)
         others = mismatched(found, kit.rng)
         counts = {True: len(good), False: len(bad)}

@@ -31,7 +31,7 @@ class OSP(Method, frozen=True, kw_only=True):
 
     ``strength``: ``scores`` takes p = (1 + s_w − s_l)/2 from the answers' scores; ``votes`` asks the policy which of
     two is better, ``votes`` times in each order, so that a liking for the first (or second) place cancels. Pairs with
-    p below ``clear`` are left out. ``beta`` as in DPO.
+    p below ``clear`` are left out. ``beta``, ``nll`` as in DPO.
     """
 
     info = Info(
@@ -46,6 +46,7 @@ class OSP(Method, frozen=True, kw_only=True):
     votes: int = 4
     clear: float = 0.55
     beta: float = 0.1
+    nll: float = 0.2
 
     async def build(self, experience: Experience, kit: Kit) -> list[Row]:
         """Returns the two rows of each pair, labelled with the strength of its preference.
@@ -65,7 +66,7 @@ class OSP(Method, frozen=True, kw_only=True):
 
     def objectives(self) -> dict[str, Objective]:
         """Returns the logistic loss with soft labels."""
-        return {"": Preference(beta=self.beta)}
+        return {"": Preference(beta=self.beta, nll=self.nll)}
 
     def training(self) -> TrainConfig:
         """Returns a tenth of the usual learning rate."""

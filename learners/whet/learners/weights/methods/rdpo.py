@@ -28,7 +28,7 @@ class RobustDPO(Method, frozen=True, kw_only=True):
 
     ``flip`` ε; ``None``: measured by how often people contradict execution, where it tells the runs they compare apart,
     on at least ``least`` such comparisons. ``form``: ``robust`` is unbiased, ``conservative`` (cDPO) only smooths.
-    Pairs that execution decides are taken as they are. ``beta`` as in DPO.
+    Pairs that execution decides are taken as they are. ``beta``, ``nll`` as in DPO.
     """
 
     info = Info(
@@ -44,6 +44,7 @@ class RobustDPO(Method, frozen=True, kw_only=True):
     form: Literal["robust", "conservative"] = "robust"
     verdicts: bool = True
     beta: float = 0.1
+    nll: float = 0.2
 
     async def build(self, experience: Experience, kit: Kit) -> list[Row]:
         """Returns the two rows of each pair, labelled with the p that ε makes of them.
@@ -60,7 +61,7 @@ class RobustDPO(Method, frozen=True, kw_only=True):
 
     def objectives(self) -> dict[str, Objective]:
         """Returns the logistic loss; p is the pairs' own."""
-        return {"": Preference(beta=self.beta)}
+        return {"": Preference(beta=self.beta, nll=self.nll)}
 
     def training(self) -> TrainConfig:
         """Returns one epoch: a large policy that sees a pair often learns its label, swapped or not."""

@@ -9,13 +9,12 @@ from typing import Literal
 
 import msgspec
 
-from whet.core.prompting import render_retry
 from whet.core.records import Message, Sampling
 from whet.learners.weights.config import TrainConfig
 from whet.learners.weights.experience import Experience
 from whet.learners.weights.method import Info, Kit, Method
 from whet.learners.weights.methods.conversations import need
-from whet.learners.weights.methods.revisions import Revision, revisions
+from whet.learners.weights.methods.revisions import Revision, retry, revisions
 from whet.learners.weights.methods.selection import assess, balanced, distinct, until_spent
 from whet.learners.weights.methods.solutions import Solution, solutions
 from whet.learners.weights.objectives import NLL, Objective
@@ -23,6 +22,7 @@ from whet.learners.weights.rows import Row
 
 __all__ = ["SelfDebug"]
 
+_MAX_CHECKS = 3
 REPAIR = Message(role="user", content="Write a corrected answer.")
 
 
@@ -77,7 +77,7 @@ class SelfDebug(Method, frozen=True, kw_only=True):
             wrong = balanced([one for one in wrong if one.task.verifiers], self.per_task, kit.rng)
             return await until_spent(self._asked(wrong, kit))
         found = await revisions(experience, kit, samples=self.samples, temperature=self.temperature)
-        return [_dialogue(revision, "\n".join(revision.said)) for revision in found if revision.said]
+        return [_dialogue(revision, *_explanation(revision)) for revision in found if revision.said]
 
     async def _asked(self, wrong: list[Solution], kit: Kit) -> AsyncIterator[Solution]:
         sampling = Sampling(temperature=self.temperature)
@@ -92,20 +92,25 @@ class SelfDebug(Method, frozen=True, kw_only=True):
 
 
 def _explain(wrong: Solution) -> Message:
-    known = "\n".join(("Rejected.", *(wrong.failing or wrong.said), "Say what is wrong."))
+    known = "\n".join(("Rejected.", *(wrong.failing[:_MAX_CHECKS] or wrong.said), "Say what is wrong."))
     return Message(role="user", content=known)
 
 
-def _dialogue(revision: Revision, explanation: str) -> Solution:
+def _explanation(revision: Revision) -> tuple[str, ...]:
+    """Returns what was said; nothing where that is no more than failing checks, which are told anyway."""
+    said = revision.said
+    return () if set(said) <= set(revision.wrong.failing) else ("\n".join(said),)
+
+
+def _dialogue(revision: Revision, explanation: str = "") -> Solution:
     """Returns the wrong answer (flagged), its explanation and the repair as one dialogue.
 
-    Where the explanation is no more than the failing checks, which are told anyway, it is asked for the repair at once,
-    in the words that agents use.
+    Without an explanation the repair is asked for at once, in the words that agents use.
     """
     wrong, right = revision.wrong, revision.right
-    told = [_explain(wrong), Message(role="assistant", content=explanation), REPAIR]
-    if explanation == "\n".join(wrong.failing):
-        told = [Message(role="user", content=render_retry(wrong.failing))]
+    told = list(retry(wrong)[-1:])
+    if explanation:
+        told = [_explain(wrong), Message(role="assistant", content=explanation), REPAIR]
     return msgspec.structs.replace(
         right,
         prompt=wrong.prompt,

@@ -23,7 +23,6 @@ __all__ = ["Evidence", "Solution", "judged_answer", "solutions", "solutions_of"]
 
 Evidence: TypeAlias = Literal["verifier", "person", ""]
 
-_MAX_CHECKS = 3
 _REMARKS = ("followup", "reject", "rating")
 
 
@@ -200,7 +199,7 @@ def _remarks(turn: Turn) -> tuple[str, ...]:
 def _failing(turn: Turn) -> tuple[str, ...]:
     checks = [check for verdict in turn.verdicts for check in verdict.checks if not check.passed]
     worded = [describe_failure(check.call, check.got, check.expected) for check in checks if check.call]
-    return tuple(worded[:_MAX_CHECKS])
+    return tuple(worded)
 
 
 def _said_by(attempt: Attempt) -> Message:
