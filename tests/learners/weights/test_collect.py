@@ -142,16 +142,21 @@ def verdict(id: str, outcome: str = "fail", repetition: int = 0) -> Verdict:
 
 
 def test_what_came_later_belongs_to_the_answer_and_what_was_heard_to_the_attempt_it_judged() -> None:
-    steps = [call(0, "a"), call(1, "b"), call(2, "a"), call(3, "c")]
-    steps.append(Step(run_id="r", seq=4, body=VerdictGiven(verdict_id="heard", answer=digest("a"))))
-    steps.append(Step(run_id="r", seq=5, body=CritiqueGiven(critique_id="said", answer=digest("a"))))
+    steps = [
+        call(0, "a"),
+        Step(run_id="r", seq=1, body=CritiqueGiven(critique_id="early", answer=digest("a"))),
+        call(2, "b"),
+        call(3, "a"),
+        call(4, "c"),
+        Step(run_id="r", seq=5, body=VerdictGiven(verdict_id="heard", answer=digest("a"))),
+        Step(run_id="r", seq=6, body=CritiqueGiven(critique_id="said", answer=digest("a"))),
+    ]
     verdicts = [verdict("heard", repetition=1), verdict("second", repetition=2), verdict("final", "pass")]
-    late = Critique(id="late", run_id="r", text="good", source="ana")
-    placed = Critique(id="placed", run_id="r", text="off", source="ana", step_id="s1")
-    said = Critique(id="said", run_id="r", text="wrong", source="x")
-    found = attempts_of(run("r", answer="c"), steps, verdicts, [late, placed, said])
+    critiques = [Critique(id=id, run_id="r", text="wrong", source="x") for id in ("early", "late", "said")]
+    critiques.append(Critique(id="placed", run_id="r", text="off", source="ana", step_id="s2"))
+    found = attempts_of(run("r", answer="c"), steps, verdicts, critiques)
     assert [[v.id for v in attempt.verdicts] for attempt in found] == [["heard"], ["second"], ["heard"], ["final"]]
-    assert [[c.id for c in attempt.critiques] for attempt in found] == [[], ["placed"], ["said"], ["late"]]
+    assert [[c.id for c in attempt.critiques] for attempt in found] == [["early"], ["placed"], ["said"], ["late"]]
 
 
 def test_the_verdict_on_the_answer_counts_more_than_what_the_run_was_allowed_to_hear() -> None:

@@ -118,12 +118,13 @@ def test_a_conversation_keeps_its_tools_and_calls(tmp_path: Path) -> None:
 
 
 def test_where_only_some_answers_count_each_becomes_a_line(tmp_path: Path) -> None:
-    messages = (said("user", "q"), said("assistant", "bad"), said("user", "no"), said("assistant", "good"))
-    row = Row(messages=messages, pieces=(Piece(message=3),))
-    export([row], tmp_path / "out", card([row]))
-    (line,) = lines(tmp_path / "out/sft.jsonl")
-    assert [message["content"] for message in line["prompt"]] == ["q", "bad", "no"]
-    assert [message["content"] for message in line["completion"]] == ["good"]
+    texts = ("q", "bad", "no", "good", "more", "better")
+    messages = tuple(said("assistant" if n % 2 else "user", text) for n, text in enumerate(texts))
+    row = Row(messages=messages, pieces=(Piece(message=3), Piece(message=5)))
+    assert export([row], tmp_path / "out", card([row])) == {"sft.jsonl": 2, "rows.jsonl": 1}
+    for line, end in zip(lines(tmp_path / "out/sft.jsonl"), (3, 5), strict=True):
+        assert [message["content"] for message in line["prompt"]] == list(texts[:end])
+        assert [message["content"] for message in line["completion"]] == [texts[end]]
 
 
 def test_pairs_unpaired_answers_and_groups_have_the_shapes_that_trl_names(tmp_path: Path) -> None:
@@ -167,9 +168,10 @@ def test_what_trl_has_no_field_for_is_refused_and_kept_by_the_other_format(
 
 
 def test_pairs_and_groups_that_are_none_are_refused(tmp_path: Path) -> None:
-    alone = preference()[:1]
-    with pytest.raises(UserError, match="it needs one that is chosen and one that is rejected"):
-        export(alone, tmp_path / "out", card(alone))
+    twice = msgspec.structs.replace(preference()[1], side="chosen")
+    for none in (preference()[:1], [preference()[0], twice]):
+        with pytest.raises(UserError, match="it needs one that is chosen and one that is rejected"):
+            export(none, tmp_path / "out", card(none))
     moved = [preference()[0], msgspec.structs.replace(preference()[1], messages=preference()[3].messages)]
     with pytest.raises(UserError, match="different prompts"):
         export(moved, tmp_path / "out", card(moved))

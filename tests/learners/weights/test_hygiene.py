@@ -100,8 +100,15 @@ def test_long_rows_that_say_the_same_are_found_whatever_stands_before_them() -> 
     assert dropped == {"near-duplicate": 1}
 
 
+def test_rows_are_not_alike_because_of_a_long_system_message_or_preamble() -> None:
+    system, preamble = Message(role="system", content=prose(0, 2000)), prose(1, 2000)
+    told = [answer_row((system, *asked(prose(seed, 60))), "done") for seed in range(2, 8)]
+    framed = [answer_row(asked(f"{preamble} {prose(seed, 60)}"), "done") for seed in range(8, 24)]
+    assert deduplicate([*told, *framed]).rows == (*told, *framed)
+
+
 def test_near_duplicates_are_those_that_the_definition_names() -> None:
-    """Against the definition itself, all pairs compared, on texts with 0 to 40 of 400 words changed."""
+    """Against the definition itself, all pairs compared, on texts of 400 words with up to 40 changed or added."""
     rng = random.Random(3)
     texts = []
     for seed in range(12):
@@ -112,6 +119,8 @@ def test_near_duplicates_are_those_that_the_definition_names() -> None:
             start, count = rng.randrange(300), rng.choice([1, 10, 20, 40])
             changed[start : start + count] = [f"new{rng.random()}" for _ in range(count)]
             texts.append(" ".join(changed))
+        for added in (20, 42, 44):
+            texts.append(f"{texts[-4]} {prose(1000 * seed + added, added)}")
     rows = [answer_row(asked(text), "", task_id=text) for text in texts]
     grams = [set(look(text).short.tolist()) for text in texts]
     expected: list[int] = []
@@ -125,6 +134,7 @@ def test_near_duplicates_are_those_that_the_definition_names() -> None:
 def test_short_rows_are_duplicates_only_when_they_are_equal() -> None:
     tasks = load_tasks("world:7?verbs=8").tasks
     rows = [answer_row(task.messages, task.reference or "", task_id=task.id) for task in tasks]
+    rows += [answer_row(asked(f"{prose(1, 30)} {verb}"), "") for verb in ("up", "down")]
     assert deduplicate(rows).rows == tuple(rows)
 
 
