@@ -108,12 +108,12 @@ async def train(memory: "Memory", wish: Wish, budget: "Budget", folder: Path) ->
         return await learner.train(_view(memory, wish, agent), await incumbent_arm(memory), budget, folder)
 
 
-def show_dataset(dataset: "Dataset", export: Path | None, *, json: bool) -> None:
+def show_dataset(dataset: "Dataset", export: Path | None, *, overwrite: bool, json: bool) -> None:
     """Prints what would be trained on, or writes it for other trainers."""
     from whet.learners.weights.export import export as write
 
     if export is not None:
-        lines = write(dataset.rows, export, dataset.card)
+        lines = write(dataset.rows, export, dataset.card, overwrite=overwrite)
         note("wrote " + ", ".join(f"{export / name} ({count} lines)" for name, count in lines.items()))
     if json:
         emit_json({"report": dataset.report, "card": dataset.card})

@@ -36,6 +36,7 @@ def learn(
         bool, typer.Option("--dry-run", help="Only show what would be learned from, or proposed.")
     ] = False,
     export: Annotated[Path | None, typer.Option(help="Write the data for other trainers; train nothing.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Let --export replace its folder.")] = False,
     out: Annotated[Path | None, typer.Option(help="Train into this folder and keep it; propose nothing.")] = None,
     calls: Calls = None,
     dollars: Dollars = None,
@@ -49,6 +50,8 @@ def learn(
         view = View(output="json" if json else "table", limit=None)
         view.show(teaching.describe_learners(), ("name", "learns", "paper", "description"), ("needs", "practises"))
         return
+    if overwrite and export is None:
+        raise UserError("--overwrite is for --export; name its folder")
     if not learner:
         raise UserError("which learner? see: whet learn --list")
     wish = teaching.Wish(
@@ -57,7 +60,7 @@ def learn(
     budget = limits(calls, dollars, seconds)
     if teaching.is_method(learner) and (dry_run or export is not None):
         dataset = with_memory(lambda memory: teaching.look(memory, wish, budget))
-        teaching.show_dataset(dataset, export, json=json)
+        teaching.show_dataset(dataset, export, overwrite=overwrite, json=json)
     elif out is not None:
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise UserError(f"{str(out)!r} is not an empty folder; name a new one")
