@@ -32,10 +32,11 @@ from rich.table import Table
 from whet.agents.tasksets.world import judge_answer, world_task
 from whet.core.models.tiny.model import WEIGHTS
 from whet.core.models.tiny.world import OPERATIONS, World, program
+from whet.core.policy import Policy
 from whet.core.prompting import describe_failure, render_retry
 from whet.core.records import Critique, Message, Task, Verdict
 from whet.learners.weights.config import TrainConfig
-from whet.learners.weights.experience import Experience
+from whet.learners.weights.experience import Episode, Experience
 from whet.learners.weights.method import Method, load_method
 from whet.learners.weights.objectives import Preference
 from whet.learners.weights.practice import Practice
@@ -105,17 +106,19 @@ async def rounds(bench: Bench, name: str, answers: int, *, retries: int = 0, **o
     method = load_method(name, **options)
     trainer = bench.trainer(method, schedule="constant", warmup=0.0)
     practice = bench.practice(trainer, retries=retries)
-    reached, number = float("nan"), 0
+    reached, number, practised = float("nan"), 0, 0.0
     while practice.asked < answers:
         experience = practice.rollout(bench.train, 8)
-        if reached != reached and _first(experience) >= TARGET:
+        practised = _first(experience)
+        if reached != reached and practised >= TARGET:
             reached = float(practice.asked)
         practice.round = number
         rows = await method.build(experience, practice)
         if data := encode_rows(rows, TEMPLATE, split=True).data:
             trainer.run(data, max(1, round(len(data) / trainer.config.batch)))
         number += 1
-    return {"score": bench.rate(trainer), "answers to half": reached, "answers": float(practice.asked)}
+    scores = {"practised": practised, "not practised": bench.rate(trainer)}
+    return {**scores, "answers to half": reached, "answers": float(practice.asked)}
 
 
 def _first(experience: Experience) -> float:
@@ -125,7 +128,7 @@ def _first(experience: Experience) -> float:
 
 async def sdpo(bench: Bench) -> dict[str, Outcome]:
     """SDPO, with the critique of the own attempt as the teacher's context, and GRPO."""
-    answers = 2500 if bench.quick else 5000
+    answers = 4000 if bench.quick else 8000
     return {
         "grpo": await rounds(bench, "grpo", answers),
         "sdpo": await rounds(bench, "sdpo", answers, preflight=False),
@@ -134,7 +137,7 @@ async def sdpo(bench: Bench) -> dict[str, Outcome]:
 
 async def critique(bench: Bench) -> dict[str, Outcome]:
     """Critique-GRPO, which spends answers on revisions, and GRPO."""
-    answers = 2500 if bench.quick else 5000
+    answers = 4000 if bench.quick else 8000
     return {
         "grpo": await rounds(bench, "grpo", answers),
         "critique-grpo": await rounds(bench, "critique-grpo", answers, retries=1),
@@ -224,27 +227,39 @@ def wrong_program(task: Task, verbs: Sequence[str], world: World, rng: random.Ra
 
 
 async def b_star(bench: Bench) -> dict[str, Outcome]:
-    """Rounds of imitation of what was verified, sampled at fixed temperatures, or at those the balance score chose."""
+    """Rounds of imitation of what was verified, sampled at a fixed temperature or at the one with the best balance.
+
+    Each round of B-STaR spends a third of its answers on a grid of temperatures, and the rest at the chosen one.
+    """
     found = {}
-    for name, temperatures in (("T = 0.5", (0.5,)), ("T = 1.0", (1.0,)), ("b-star", (0.4, 0.6, 0.8, 1.0, 1.2))):
-        method = load_method("b-star" if name == "b-star" else "rft")
+    for name, fixed in (("T = 0.5", 0.5), ("T = 1.0", 1.0), ("T = 1.3", 1.3), ("b-star", None)):
+        method, chooser = load_method("rft", per_task=16), load_method("b-star")
         trainer = bench.trainer(method, lr=1e-3, schedule="constant", warmup=0.0, batch=32)
+        chosen = list[float]()
         for _ in range(3 if bench.quick else 6):
-            episodes = [
-                episode
-                for temperature in temperatures
-                for episode in bench.practice(trainer, temperature=temperature)
-                .rollout(bench.train, 40 // len(temperatures))
-                .episodes
-            ]
-            practice = bench.practice(trainer)
-            rows = await method.build(Experience(episodes=tuple(episodes)), practice)
+            episodes: tuple[Episode, ...] = ()
+            if fixed is None:
+                for temperature in _GRID:
+                    episodes += bench.practice(trainer, temperature=temperature).rollout(bench.train, 4).episodes
+                served = chooser.serving(Policy(), Experience(episodes=episodes))
+                chosen.append(float(Policy.of(served).settings()["temperature"]))  # type: ignore[arg-type]
+            temperature = chosen[-1] if fixed is None else fixed
+            left = 48 - len(_GRID) * 4 if fixed is None else 48
+            episodes += bench.practice(trainer, temperature=temperature).rollout(bench.train, left).episodes
+            rows = await method.build(Experience(episodes=episodes), bench.practice(trainer))
             trainer.run(encode_rows(rows, TEMPLATE).data, 15)
         sampled = bench.practice(trainer).rollout(bench.held, 8)
         solved = {episode.task.id for episode in sampled.episodes if episode.passed}
-        found[name] = {"score": bench.rate(trainer), "solved by one of 8": len(solved) / len(bench.held)}
+        found[name] = {
+            "score": bench.rate(trainer),
+            "solved by one of 8": len(solved) / len(bench.held),
+            "first T": chosen[0] if chosen else fixed or 0.0,
+            "last T": chosen[-1] if chosen else fixed or 0.0,
+        }
     return found
 
+
+_GRID = (0.5, 0.8, 1.0, 1.3)
 
 CLAIMS: dict[str, Claim] = {
     "sdpo": sdpo,
