@@ -11,6 +11,8 @@ from collections.abc import AsyncIterator, Mapping
 from importlib import import_module
 from typing import Protocol, runtime_checkable
 
+import msgspec
+
 from whet.core.budget import Budget
 from whet.core.errors import UserError
 from whet.core.policy import Policy
@@ -101,10 +103,26 @@ def load_learner(name: str, **options: object) -> Learner:
 
 
 def _weight_learner(name: str, options: Mapping[str, object]) -> Learner:
-    """Returns the learner of a method that trains weights; options that are none of its own are the method's."""
+    """Returns the learner of a method that trains weights; what is no option of the method's is one of the learner's.
+
+    Raises:
+        UserError: neither has such an option, or it cannot have such a value.
+    """
     from whet.learners.weights.learner import WeightLearner
     from whet.learners.weights.method import load_method
 
-    own = set(inspect.signature(WeightLearner).parameters) - {"method"}
-    method = load_method(name, **{key: value for key, value in options.items() if key not in own})
-    return WeightLearner(method, **{key: value for key, value in options.items() if key in own})  # type: ignore[arg-type]
+    theirs = load_method(name).__struct_fields__
+    own = {key: each.annotation for key, each in inspect.signature(WeightLearner).parameters.items()}
+    mine = {key: _read(key, value, own[key]) for key, value in options.items() if key in own and key not in theirs}
+    method = load_method(name, **{key: value for key, value in options.items() if key not in mine})
+    return WeightLearner(method, **mine)  # type: ignore[arg-type]
+
+
+def _read(name: str, value: object, wanted: object) -> object:
+    """Returns an option's value; a text, as a command line gives it, is read as what the option is."""
+    if not isinstance(value, str) or wanted not in (int | None, float | None, int, float, bool):
+        return value
+    try:
+        return msgspec.convert(value, wanted, strict=False)
+    except msgspec.ValidationError as error:
+        raise UserError(f"{name}={value!r} cannot be read: {error}") from error

@@ -14,6 +14,7 @@ from whet.learners.weights.datum import Datum
 from whet.learners.weights.experience import Experience
 from whet.learners.weights.heldback import HeldBack
 from whet.learners.weights.hygiene import budget, decontaminate, deduplicate
+from whet.learners.weights.keeping import Replay
 from whet.learners.weights.method import Kit, Method
 from whet.learners.weights.rows import Row
 from whet.learners.weights.templates import ChatTemplate, Report, encode_rows
@@ -55,18 +56,24 @@ async def build_dataset(
     *,
     held_back: HeldBack | None = None,
     where: Where = EVERYTHING,
+    replay: Replay | None = None,
     tokens: int | None = None,
     longest: int | None = None,
 ) -> Dataset:
     """Returns the data set of a method: built, deduplicated, decontaminated, within ``tokens``, as tokens.
 
-    ``longest``: rows of more tokens are dropped, never cut. The data set may turn out empty.
+    ``replay``: what of earlier is learned again beside it. ``longest``: rows of more tokens are dropped, never cut. The
+    data set may turn out empty.
 
     Raises:
         UserError: the experience lacks what the method needs.
     """
     rows: tuple[Row, ...] = tuple(await method.build(experience, kit))
-    stages = [Stage(name="built", rows=len(rows))]
+    stages, remarks = [Stage(name="built", rows=len(rows))], list[str]()
+    if replay is not None and rows:
+        rows = (*rows, *await replay.rows(rows))
+        stages.append(Stage(name="with replay", rows=len(rows)))
+        experience = replay.beside(experience)
     rows, dropped = deduplicate(rows)
     stages.append(Stage(name="deduplicated", rows=len(rows), dropped=dropped))
     if held_back is not None:
@@ -75,6 +82,8 @@ async def build_dataset(
     if tokens is not None:
         rows, dropped = budget(rows, tokens, count=lambda row: _length(row, template), seed=0)
         stages.append(Stage(name="within the budget", rows=len(rows), dropped=dropped))
+    if replay is not None:
+        remarks.append(replay.remark(rows))
     encoded = encode_rows(rows, template, max_tokens=longest, split=True)
     card = make_card(
         method.info.name,
@@ -84,6 +93,7 @@ async def build_dataset(
         where=where,
         stages=stages,
         tokens=encoded.report.tokens,
+        remarks=remarks,
     )
     return Dataset(rows=rows, data=encoded.data, report=encoded.report, card=card)
 

@@ -38,6 +38,7 @@ from whet.learners.weights.config import TrainConfig
 from whet.learners.weights.dataset import Dataset, build_dataset, options_of
 from whet.learners.weights.experience import Experience
 from whet.learners.weights.job import Job, write_job
+from whet.learners.weights.keeping import Replay, kept_objectives
 from whet.learners.weights.kit import AgentKit
 from whet.learners.weights.method import Method, load_method
 from whet.learners.weights.reports import StepReport, TrainReport
@@ -48,6 +49,7 @@ from whet.learners.weights.where import EVERYTHING, Where, parse_where
 
 if TYPE_CHECKING:
     from whet.learners.weights.rounds import RoundReport
+    from whet.learners.weights.trainer import Trainer
 
 __all__ = ["Trained", "WeightLearner", "base_template"]
 
@@ -75,6 +77,8 @@ class WeightLearner:
         practise: whether a method that can practise does so; without it, it learns once from the memory.
         tokens: at most so many tokens of data. ``longest``: rows of more tokens are dropped.
         fresh: begin a new adapter where one is in force, rather than going on from it.
+        replay: how many earlier verified answers are learned again for each new row, so that they are kept (0: none).
+        kl: weight of the divergence from the adapter in force (else the base), where the method's losses take one.
         python: interpreter of an environment that has torch, where this one has not.
         on_step: hears of every optimiser step, ``on_round`` of every round of practice.
 
@@ -94,6 +98,8 @@ class WeightLearner:
         tokens: int | None = None,
         longest: int | None = None,
         fresh: bool = False,
+        replay: float = 0.0,
+        kl: float | None = None,
         python: str = "",
         concurrency: int = 4,
         sandboxes: FreshSandboxes | None = None,
@@ -107,6 +113,8 @@ class WeightLearner:
         if rollouts and (plan is None or not practise):
             raise UserError(f"{self.name} does not practise here, so rollouts cannot be set; it learns from the memory")
         self.plan = _changed(plan, rollouts or {}, "rollouts") if plan is not None and practise else None
+        self.objectives = kept_objectives(self.method, replay=replay, kl=kl)
+        self.replay, self.kl = replay, kl
         self.on_step, self.on_round = on_step, on_round
         self._model = None if model is None else as_model(model)
         self._tokens, self._longest, self._fresh, self._python = tokens, longest, fresh, python
@@ -217,10 +225,12 @@ class _Session:
         self.folder, self.init, self.config = folder, init, config
         self.method = self.learner.method
         self.kit = AgentKit(opening.model, self.budget, sandboxes, score=self._score, seed=config.seed)
+        self.scorer: Trainer | None = None
         self.spent = self.budget.spent
         self.template = base_template(self.base.base)
         self.experience = Experience()
-        self._scorer: object = None
+        share = self.learner.replay
+        self.replay = Replay(self.view, self.kit, self.template, share, seed=config.seed) if share else None
 
     # --- once, from the memory --------------------------------------------------------------------------------------
 
@@ -233,19 +243,21 @@ class _Session:
             self.template,
             held_back=await self.view.held_back(),
             where=self.learner.where,
+            replay=self.replay,
             tokens=self.learner._tokens,
             longest=self.learner._longest,
         )
 
     async def learn(self) -> Trained:
         dataset = await self.dataset()
+        self.scorer = None  # The weights are loaded once more to train, and memory may not hold both.
         if not dataset.data:
             raise UserError(f"nothing is left to learn from: {'; '.join(dataset.lines())}")
         job = Job(
             base=self.base.base,
             method=self.method.info.name,
             config=self.config,
-            objectives=self.method.objectives(),
+            objectives=self.learner.objectives,
             base_digest=base_digest(self.base.base),
         )
         folder = write_job(self.folder / "job", job, dataset.data, init=self.init)
@@ -274,7 +286,12 @@ class _Session:
             steps=report.steps,
             usage=self.kit.usage,
             seconds=report.seconds,
-            config={"options": options_of(self.method), "train": decode(encode(self.config), dict[str, Json])},
+            config={
+                "options": options_of(self.method),
+                "train": decode(encode(self.config), dict[str, Json]),
+                "replay": self.learner.replay,
+                "kl": self.learner.kl,
+            },
         )
 
     # --- in rounds, on-policy ---------------------------------------------------------------------------------------
@@ -290,11 +307,10 @@ class _Session:
         from whet.learners.weights.objectives import NLL
         from whet.learners.weights.trainer import Trainer
 
-        if self._scorer is None:
-            self._scorer = await asyncio.to_thread(Trainer, self.base.base, self.config, {"": NLL()}, init=self.init)
-        assert isinstance(self._scorer, Trainer)
+        if self.scorer is None:
+            self.scorer = await asyncio.to_thread(Trainer, self.base.base, self.config, {"": NLL()}, init=self.init)
         data = [encode_row(row, self.template) for row in rows]
-        found = await asyncio.to_thread(self._scorer.score, data, teacher=teacher)
+        found = await asyncio.to_thread(self.scorer.score, data, teacher=teacher)
         return [logp_n.tolist() for logp_n in found]
 
     async def proposal(self, trained: Trained) -> Proposal:
@@ -316,6 +332,8 @@ class _Session:
                 "options": options_of(self.method),
                 "adapter": adapter,
                 "where": str(self.learner.where),
+                "replay": self.learner.replay,
+                "kl": self.learner.kl,
                 "data": dataset.card.digest,
                 "rows": len(dataset.data),
                 "steps": report.steps,

@@ -46,7 +46,9 @@ async def practise(session: "_Session") -> "Trained | None":
         UserError: there are too few training tasks.
         BudgetError: the budget was used up before the first round was done.
     """
-    loop = _OnPolicy(session, await _trainer(session))
+    trainer = await _trainer(session)
+    session.scorer = trainer
+    loop = _OnPolicy(session, trainer)
     await loop.divide()
     try:
         await learn_in_rounds(
@@ -66,8 +68,7 @@ async def practise(session: "_Session") -> "Trained | None":
 
 async def _trainer(session: "_Session") -> Trainer:
     config = msgspec.structs.replace(session.config, schedule="constant", warmup=0.0, steps=None)
-    base, objectives = session.base.base, session.method.objectives()
-    return await asyncio.to_thread(Trainer, base, config, objectives, init=session.init)
+    return await asyncio.to_thread(Trainer, session.base.base, config, session.learner.objectives, init=session.init)
 
 
 class _Version(NamedTuple):
@@ -137,7 +138,12 @@ class _OnPolicy:
         session = self.session
         session.kit.round = number
         dataset = await build_dataset(
-            session.method, experience, session.kit, session.template, held_back=await session.view.held_back()
+            session.method,
+            experience,
+            session.kit,
+            session.template,
+            held_back=await session.view.held_back(),
+            replay=session.replay,
         )
         self.experiences.append(experience)
         self.datasets.append(dataset)
@@ -179,14 +185,18 @@ class _OnPolicy:
         )
         rows = tuple(row for dataset in self.datasets for row in dataset.rows)
         data = tuple(datum for dataset in self.datasets for datum in dataset.data)
-        remark = f"{len(self.datasets)} rounds of practice"
+        remarks = [f"{len(self.datasets)} rounds of practice"]
+        shown = session.experience
+        if session.replay is not None:
+            remarks.append(session.replay.remark(rows))
+            shown = session.replay.beside(shown)
         card = make_card(
             session.method.info.name,
             rows,
-            session.experience,
+            shown,
             options=options_of(session.method),
             tokens=sum(len(datum.tokens) for datum in data),
-            remarks=(remark,),
+            remarks=remarks,
         )
         return Dataset(rows=rows, data=data, report=Report(rows=len(rows), data=len(data)), card=card)
 
