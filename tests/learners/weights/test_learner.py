@@ -2,7 +2,7 @@
 
 import asyncio
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -12,9 +12,22 @@ from whet.agents import Agent, run_tasks
 from whet.core.adapters import describe
 from whet.core.budget import Budget
 from whet.core.errors import ConflictError, NotFoundError, RefusedError, UserError
-from whet.core.models import Model, ScriptedModel, load_model
+from whet.core.models import Limited, Model, ScriptedModel, load_model
+from whet.core.models.wrappers import need_adaptable
 from whet.core.policy import Policy
-from whet.core.records import Candidate, ModelCall, Run, Step, Task, TaskSet, Verdict
+from whet.core.records import (
+    Candidate,
+    Completion,
+    Message,
+    ModelCall,
+    Run,
+    Sampling,
+    Step,
+    Task,
+    TaskSet,
+    ToolSpec,
+    Verdict,
+)
 from whet.feedback import verify_all
 from whet.learners import Gate, GateConfig, ImproveConfig, TrainMemory, decide, improve, incumbent_arm, load_learner
 from whet.learners import take_in as store
@@ -250,3 +263,60 @@ async def test_what_cannot_be_trained_is_refused_with_the_way_out(memory: Memory
     with pytest.raises(UserError, match="no run on a training task"):
         async for _ in WeightLearner("rft", model="tiny", sandboxes=pool).propose(view, arm, Budget()):
             pass
+
+
+class Shift:
+    """The embedded model behind a server that may sleep, and must not be asked meanwhile."""
+
+    def __init__(self, model: Model) -> None:
+        self.model, self.told, self.asleep = model, list[str](), False
+
+    @property
+    def name(self) -> str:
+        return self.model.name
+
+    @property
+    def base(self) -> str:
+        return need_adaptable(self.model).base
+
+    async def adapted(self, adapter: Path) -> Model:
+        assert not self.asleep
+        return await need_adaptable(self.model).adapted(adapter)
+
+    async def complete(
+        self, messages: Sequence[Message], *, tools: Sequence[ToolSpec] = (), sampling: Sampling = Sampling()
+    ) -> Completion:
+        assert not self.asleep
+        return await self.model.complete(messages, tools=tools, sampling=sampling)
+
+    async def sleep(self) -> None:
+        self.told.append("sleep")
+        self.asleep = True
+
+    async def wake(self) -> None:
+        self.told.append("wake")
+        self.asleep = False
+
+
+@pytest.mark.asyncio
+async def test_server_and_trainer_share_a_gpu_by_turns(
+    memory: Memory, pool: SandboxPool, task_set: TaskSet, tiny: Model
+) -> None:
+    await settle(memory, rounds=0)
+    server = Shift(tiny)
+    rollouts = {"rounds": 2, "tasks": 4, "samples": 3}
+    train = [task for task in task_set.tasks if task.split == "train"]
+
+    async def propose(model: Model) -> None:
+        learner = WeightLearner("grpo", training={"threads": 1}, rollouts=rollouts, sandboxes=pool, by_turns=True)
+        async with Agent("refine", model, memory=memory, sandbox=pool) as agent:
+            view = TrainMemory(memory, agent, train)
+            async for _ in learner.propose(view, await incumbent_arm(memory), Budget(calls=500)):
+                pass
+
+    await propose(Limited(server, 4))
+    assert server.told == ["sleep", "wake"] * 2
+    with pytest.raises(UserError, match="needs a server that can sleep"):
+        await propose(tiny)
+    with pytest.raises(UserError, match="staleness=0"):
+        WeightLearner("grpo", rollouts={"staleness": 1}, by_turns=True)

@@ -12,7 +12,7 @@ from typing import Protocol, runtime_checkable
 
 from whet.core.records import Completion, Message, Sampling, ToolSpec
 
-__all__ = ["Adaptable", "Model"]
+__all__ = ["Adaptable", "Model", "Sleeping"]
 
 
 @runtime_checkable
@@ -54,4 +54,17 @@ class Adaptable(Protocol):
         Raises:
             UserError: the adapter does not fit the base.
         """
+        ...
+
+
+@runtime_checkable
+class Sleeping(Protocol):
+    """A model whose server can hand its GPU over for a while; beside ``Model``."""
+
+    async def sleep(self) -> None:
+        """Waits for the requests under way, then frees the GPU's memory."""
+        ...
+
+    async def wake(self) -> None:
+        """Takes the memory back; until then nothing is answered."""
         ...

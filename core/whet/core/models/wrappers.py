@@ -24,7 +24,17 @@ from whet.core.models.pricing import Estimate, Price, estimate_call
 from whet.core.models.recorded import Exchange, Tape, request_key
 from whet.core.records import Completion, Message, Sampling, ToolSpec, Usage
 
-__all__ = ["Budgeted", "Cached", "Limited", "Recording", "Retrying", "Wrapper", "adaptable", "need_adaptable"]
+__all__ = [
+    "Budgeted",
+    "Cached",
+    "Limited",
+    "Recording",
+    "Retrying",
+    "Wrapper",
+    "adaptable",
+    "need_adaptable",
+    "unwrapped",
+]
 
 
 class Wrapper:
@@ -66,10 +76,14 @@ class Wrapper:
 
 def adaptable(model: Model) -> Adaptable | None:
     """Returns the model as one that takes adapters, ``None`` where it, or what it wraps, takes none."""
-    inner = model
-    while isinstance(inner, Wrapper):
-        inner = inner.model
-    return model if isinstance(inner, Adaptable) and isinstance(model, Adaptable) else None
+    return model if isinstance(unwrapped(model), Adaptable) and isinstance(model, Adaptable) else None
+
+
+def unwrapped(model: Model) -> Model:
+    """Returns the model inside of all wrappers."""
+    while isinstance(model, Wrapper):
+        model = model.model
+    return model
 
 
 def need_adaptable(model: Model) -> Adaptable:

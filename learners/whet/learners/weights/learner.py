@@ -79,6 +79,7 @@ class WeightLearner:
         fresh: begin a new adapter where one is in force, rather than going on from it.
         replay: how many earlier verified answers are learned again for each new row, so that they are kept (0: none).
         kl: weight of the divergence from the adapter in force (else the base), where the method's losses take one.
+        by_turns: the server and the trainer share one GPU: the server sleeps while a round is trained.
         python: interpreter of an environment that has torch, where this one has not.
         on_step: hears of every optimiser step, ``on_round`` of every round of practice.
 
@@ -100,6 +101,7 @@ class WeightLearner:
         fresh: bool = False,
         replay: float = 0.0,
         kl: float | None = None,
+        by_turns: bool = False,
         python: str = "",
         concurrency: int = 4,
         sandboxes: FreshSandboxes | None = None,
@@ -114,7 +116,9 @@ class WeightLearner:
             raise UserError(f"{self.name} does not practise here, so rollouts cannot be set; it learns from the memory")
         self.plan = _changed(plan, rollouts or {}, "rollouts") if plan is not None and practise else None
         self.objectives = kept_objectives(self.method, replay=replay, kl=kl)
-        self.replay, self.kl = replay, kl
+        self.replay, self.kl, self.by_turns = replay, kl, by_turns
+        if by_turns and (self.plan is None or self.plan.staleness):
+            raise UserError("by_turns is for practice in rounds with rollouts.staleness=0; leave it out")
         self.on_step, self.on_round = on_step, on_round
         self._model = None if model is None else as_model(model)
         self._tokens, self._longest, self._fresh, self._python = tokens, longest, fresh, python

@@ -8,7 +8,8 @@ never practised and only measured: they tell drift, and which round was best.
 import asyncio
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -18,6 +19,8 @@ from whet.agents import RunResult
 from whet.core.adapters import pack
 from whet.core.errors import BudgetError, UserError
 from whet.core.ids import new_id
+from whet.core.models.model import Sleeping
+from whet.core.models.wrappers import unwrapped
 from whet.core.policy import Policy
 from whet.core.records import Task
 from whet.learners.weights.card import make_card
@@ -58,6 +61,7 @@ async def practise(session: "_Session") -> "Trained | None":
             loop.plan,
             probe=loop.probe if loop.probed else None,
             trained=loop.store,
+            turn=loop.turn,
             on_round=loop.heard,
         )
     except BudgetError:
@@ -163,6 +167,25 @@ class _OnPolicy:
         self.versions.append(_Version(digest, folder))
         session.kit.model = await session.base.adapted(folder)
         await session.view.note(session.candidate(self.policy, digest, merged, self.totals()))
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Lets the server sleep while the trainer has the GPU, where they share one.
+
+        Raises:
+            UserError: the model's server cannot sleep.
+        """
+        if not self.session.learner.by_turns:
+            yield
+            return
+        server = unwrapped(self.session.model)
+        if not isinstance(server, Sleeping):
+            raise UserError(f"by_turns needs a server that can sleep, and {self.session.model.name!r} has none")
+        await server.sleep()
+        try:
+            yield
+        finally:
+            await server.wake()
 
     async def probe(self, number: int) -> Rate:
         """Measures the newest version on the training tasks that are not practised, one run each."""

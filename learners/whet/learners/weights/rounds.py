@@ -12,6 +12,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import TypeAlias
 
 import msgspec
@@ -38,6 +39,8 @@ class Rate(Record, frozen=True, kw_only=True):
     n: int
 
 
+Turn: TypeAlias = Callable[[], AbstractAsyncContextManager[None]]
+"""What is done around training, and taken back after it."""
 Probe: TypeAlias = Callable[[int], Awaitable[Rate]]
 """Measures the policy as it stands on training tasks that are never practised."""
 
@@ -72,9 +75,12 @@ async def learn_in_rounds(
     *,
     probe: Probe | None = None,
     trained: Callable[[int], Awaitable[None]] | None = None,
+    turn: Turn = nullcontext,
     on_round: Callable[[RoundReport], None] | None = None,
 ) -> tuple[RoundReport, ...]:
     """Returns a report of each round. ``trained`` is awaited after a round's training, before the next rollout begins.
+
+    ``turn`` is entered around the training of each round.
 
     Raises:
         UserError: the experience of a round lacks what the method needs.
@@ -90,7 +96,8 @@ async def learn_in_rounds(
                 begun += 1
             started, experience = time.monotonic(), await ahead.popleft()
             data = await prepare(number, experience)
-            training = await _train(trainer, data, plan, number) if data else None
+            async with turn():
+                training = await _train(trainer, data, plan, number) if data else None
             if trained is not None:
                 await trained(number)
             report = _report(number, experience, data, training, time.monotonic() - started)

@@ -51,6 +51,14 @@ class VLLMModel:
         async with self.server.asking(lora):
             return VLLMModel(self.server, _lora=lora)
 
+    async def sleep(self) -> None:
+        """Lets the server sleep; raises as ``VLLMEndpoint.sleep``."""
+        await self.server.sleep()
+
+    async def wake(self) -> None:
+        """Wakes the server; raises as ``VLLMEndpoint.wake``."""
+        await self.server.wake()
+
     def estimate(self, messages: Sequence[Message], *, tools: Sequence[ToolSpec], sampling: Sampling) -> Estimate:
         """Returns a bound by bytes, free of charge."""
         return estimate_call(None, messages, tools, sampling, FREE)
