@@ -30,6 +30,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from whet.core.errors import StoreError, UserError
 from whet.core.ids import digest
 from whet.learners.weights.config import TrainConfig
+from whet.learners.weights.fused import fuse
 from whet.learners.weights.logprobs import token_logprobs
 from whet.learners.weights.packing import Packed, use_packed_attention
 from whet.learners.weights.supported import check_supported
@@ -62,6 +63,7 @@ class TunedModel:
             torch.manual_seed(config.seed)
             self.model = _with_lora(self.causal, config) if init is None else _with_adapter(self.causal, config, init)
         self.model.eval()
+        fuse(self.model)
         check_supported(self.causal)
         if config.checkpointing:
             _checkpoint_layers(self.causal)
