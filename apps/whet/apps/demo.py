@@ -43,7 +43,7 @@ withhold_rate = 0.05
 
 STAGES = {"lessons": "lessons", "skills": "skills", "rft": "weights"}
 """What the learners of the demo are called in its table."""
-STEPS = 200
+STEPS = 300
 REPEATS = 2
 
 
@@ -55,7 +55,7 @@ class DemoConfig(Record, frozen=True, kw_only=True):
     verbs: int = 24
     lengths: str = "1,2,5,6"
     learners: tuple[str, ...] = tuple(STAGES)
-    practice: int = 120
+    practice: int = 240
     seed: int = 0
     concurrency: int = 8
     calls: int = 40_000
