@@ -1,12 +1,17 @@
 """Builders of the policy-gradient methods: which answers count how much, of which experience, and what they refuse."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import msgspec
 import pytest
 
+from whet.agents import Agent, run_tasks
+from whet.agents.tasksets.world import judge_answer, world_task
 from whet.core.errors import UserError
 from whet.core.models import ScriptedModel, load_model
+from whet.core.models.tiny.model import WEIGHTS
+from whet.core.models.tiny.world import World
+from whet.core.policy import Policy
 from whet.core.prompting import render_retry
 from whet.core.records import (
     Check,
@@ -19,6 +24,8 @@ from whet.core.records import (
     Verdict,
     VerifierSpec,
 )
+from whet.learners.view import TrainMemory
+from whet.learners.weights.collect import collect
 from whet.learners.weights.experience import Episode, Experience
 from whet.learners.weights.method import Kit, load_method
 from whet.learners.weights.methods.conversations import Conversation, conversations
@@ -26,9 +33,10 @@ from whet.learners.weights.methods.f_grpo import phases
 from whet.learners.weights.methods.hindsight import critic_prompt, verify_prompt
 from whet.learners.weights.objectives import NLL, PolicyGradient
 from whet.learners.weights.rows import Row
+from whet.learners.weights.templates import encode_rows, load_template
 from whet.learners.weights.testing import BenchKit, Tried, acted, imported, refined, sampled, verdict
-
-Tasks = Callable[..., list[Task]]
+from whet.memory import Memory
+from whet.sandboxes import SandboxPool
 
 WRONG, OTHER, RIGHT = "def solve(x): return x", "def solve(x): return x[1:]", "def solve(x): return x[::-1]"
 SAID = "solve([2, 1]) returned [2, 1], expected [1, 2]."
@@ -58,6 +66,8 @@ def counted(rows: Sequence[Row]) -> list[tuple[str, float]]:
     """The texts that count, with their weights."""
     return [(row.messages[piece.message].content, piece.weight) for row in rows for piece in row.pieces]
 
+
+TAUGHT = ("sdpo", "opd", "followup", "distil", "vpd")
 
 right, wrong = Tried(RIGHT, passed=True), Tried(WRONG, SAID)
 
@@ -545,3 +555,39 @@ async def test_what_strangers_had_a_hand_in_stays_marked(name: str) -> None:
 
 def _tainted(episode: Episode) -> Episode:
     return msgspec.structs.replace(episode, run=msgspec.structs.replace(episode.run, trust="tainted"))
+
+
+# --- real runs --------------------------------------------------------------------------------------------------------
+
+
+async def record(memory: Memory, pool: SandboxPool, tasks: Sequence[Task], graph: str, settings: str) -> None:
+    policy = Policy.of({"settings.toml": f"max_tokens = 60\ntemperature = 1.0\n{settings}"})
+    async with Agent(graph, load_model("tiny"), memory=memory, sandbox=pool) as agent:
+        await run_tasks(agent, tasks, seeds=range(3), policy=policy, progress=lambda result: None)
+
+
+@pytest.mark.asyncio
+async def test_rows_of_real_runs_encode_without_loss(memory: Memory, pool: SandboxPool, world: World) -> None:
+    """The embedded model works on real tasks in real sandboxes; every method's rows become data, token by token."""
+    found = [world_task(task, world) for task in world.tasks(3, lengths=(1,), examples=2)]
+    tasks = [msgspec.structs.replace(task, split="train") for task in found]
+    await record(memory, pool, tasks, "refine", "rounds = 2")
+    await record(memory, pool, tasks, "react", "")
+    await record(memory, pool, tasks, "best_of_n", "n = 3")
+    experience = await collect(TrainMemory(memory))
+    template = load_template(WEIGHTS, spelled="text")
+    known = {episode.run.id for episode in experience.episodes}
+    options = {
+        "f-grpo": {"markers": "def solve"},
+        "dir": {"critiques": 8, "rejected": 3},
+        **{name: {"preflight": False} for name in ("sdpo", "distil", "vpd")},
+    }
+    for name in (*NAMES, *TAUGHT):
+        kit = BenchKit(load_model("tiny"), judge_answer)
+        rows = await load_method(name, **options.get(name, {})).build(experience, kit)
+        encoded = encode_rows(rows, template)
+        assert encoded.report.drops == (), (name, encoded.report.lines())
+        assert len(encoded.data) == len(rows) > 0, name
+        assert all(known & set(row.sources) for row in rows), name
+        exact = [datum for datum in encoded.data if not datum.off_policy]
+        assert all(datum.logprobs for datum in exact), f"{name}: what was sampled has its logprobs"

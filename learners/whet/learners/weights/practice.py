@@ -7,6 +7,7 @@ For tasks whose verifier is a function of the answer (a game, a format, a simula
 practise through ``WeightLearner``; both go through ``learn_in_rounds``. ``Practice`` is a ``Kit``.
 """
 
+import asyncio
 import random
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
@@ -53,6 +54,7 @@ class Practice:
         self.trainer, self.template = trainer, template
         self.round, self.rng = 0, random.Random(seed)
         self.asked = 0
+        self._asking: dict[tuple[float, int], tuple[list[tuple[Message, ...]], asyncio.Task[list[Completion]]]] = {}
         self._judge, self._criticise = judge, criticise
         self._retries, self._max_tokens, self._temperature, self._seed = retries, max_tokens, temperature, seed
 
@@ -61,7 +63,7 @@ class Practice:
     async def ask(
         self, messages: Sequence[Message], *, n: int = 1, sampling: Sampling = Sampling(temperature=1.0)
     ) -> list[Completion]:
-        """Returns ``n`` answers of the model under training.
+        """Returns ``n`` answers of the model under training; what is asked side by side is answered in one batch.
 
         Raises:
             UserError: the sampling asks for what is not done here.
@@ -69,7 +71,18 @@ class Practice:
         if sampling.top_p is not None or sampling.stop:
             raise UserError("practice samples by temperature only; leave top_p and stop out")
         temperature = self._temperature if sampling.temperature is None else sampling.temperature
-        return self._answers([tuple(messages)] * n, temperature, sampling.max_tokens or self._max_tokens)
+        how = (temperature, sampling.max_tokens or self._max_tokens)
+        if how not in self._asking:
+            self._asking[how] = ([], asyncio.ensure_future(self._answer_soon(how)))
+        questions, answering = self._asking[how]
+        place = len(questions)
+        questions += [tuple(messages)] * n
+        return (await asyncio.shield(answering))[place : place + n]
+
+    async def _answer_soon(self, how: tuple[float, int]) -> list[Completion]:
+        await asyncio.sleep(0)  # whoever asks in the meantime is answered too
+        questions, _ = self._asking.pop(how)
+        return self._answers(questions, *how)
 
     async def judge(self, task: Task, answer: str) -> tuple[Verdict, ...]:
         """Returns the verdicts of the function that judges."""

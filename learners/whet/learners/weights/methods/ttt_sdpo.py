@@ -14,8 +14,8 @@ __all__ = ["TestTimeSDPO"]
 class TestTimeSDPO(Distilled, frozen=True, kw_only=True):
     """SDPO on a single task, whose feedback says more each round about what does not work.
 
-    ``task``: its id, which may be left open where the experience is of one task only. The attempt to tell whether the
-    teacher is better is off: nobody knows a right answer yet.
+    ``task``: its id, which may be left open where the experience is of one task only. ``preflight`` is off: nobody
+    knows a right answer yet.
     """
 
     info = Info(
@@ -37,8 +37,6 @@ class TestTimeSDPO(Distilled, frozen=True, kw_only=True):
         """
         groups = experience.groups()
         if not self.task and len(groups) > 1:
-            raise UserError(
-                f"ttt-sdpo learns one task, and here are {len(groups)}; give task=ID, say {next(iter(groups))}"
-            )
+            raise UserError(f"ttt-sdpo learns one task, not {len(groups)}; give task=ID, such as {next(iter(groups))}")
         episodes = groups.get(self.task, []) if self.task else list(experience.episodes)
         return await super().build(msgspec.structs.replace(experience, episodes=tuple(episodes)), kit)
