@@ -3,7 +3,7 @@
 import itertools
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 import pytest
@@ -369,6 +369,23 @@ def test_the_head_compares_and_regresses() -> None:
     torch.testing.assert_close(loss_of(Regression(), scores)[0], torch.tensor((18.0 - 1) ** 2 + 2 * 10.3**2))
     logistic = functional.softplus(torch.tensor(-18.0)) + 2 * functional.softplus(torch.tensor(10.3))
     torch.testing.assert_close(loss_of(Regression(form="logistic"), scores)[0], logistic)
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: Preference(beta=0.0), "beta of Preference is 0.0"),
+        (lambda: Preference(form="robust", flip=0.5), "flip of Preference is 0.5; it must be between 0 and 0.499"),
+        (lambda: Unpaired(beta=-1.0), "beta of Unpaired is -1.0"),
+        (lambda: PolicyGradient(clip_low=1.5), "clip_low of PolicyGradient is 1.5"),
+        (lambda: PolicyGradient(cap=float("nan")), "cap of PolicyGradient is nan"),
+        (lambda: Distillation(alpha=1.2), "alpha of Distillation is 1.2; it must be between 0 and 1"),
+        (lambda: Distillation(top_k=0), "top_k of Distillation is 0; it must be at least 1"),
+    ],
+)
+def test_impossible_objectives_are_refused(make: Callable[[], Objective], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        make()
 
 
 def test_sides_that_are_missing_are_named() -> None:

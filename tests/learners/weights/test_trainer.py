@@ -628,12 +628,13 @@ def uninterrupted() -> tuple[list[Tensor], tuple[float, ...]]:
     return [*weights(made), *made.tuned.ema.values()], report.losses
 
 
-def resumed(path: Path) -> tuple[list[Tensor], tuple[float, ...]]:
+def resumed(path: Path) -> tuple[list[Tensor], tuple[float, ...], int]:
+    """Returns the weights, the losses of the whole run, and how many steps were left."""
     objectives, data = mixture()
-    made = trainer(objectives, **LONG)
-    report = made.fit(data, checkpoint=path)
+    made, seen = trainer(objectives, **LONG), list[StepReport]()
+    report = made.fit(data, checkpoint=path, on_step=seen.append)
     assert made.tuned.ema is not None
-    return [*weights(made), *made.tuned.ema.values()], report.losses
+    return [*weights(made), *made.tuned.ema.values()], report.losses, len(seen)
 
 
 @pytest.mark.parametrize("step", [5, 10])
@@ -644,11 +645,11 @@ def test_a_run_that_was_killed_goes_on_to_the_same_bits(step: int, tmp_path: Pat
         next(line for line in process.stdout if int(line) == step)
         process.send_signal(signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL
-    found, losses = resumed(path)
+    found, losses, redone = resumed(path)
     expected, all_losses = uninterrupted()
     # Wherever in the next steps it died, the last checkpoint is at most two steps old.
-    assert 0 < len(losses) <= 14 - step + 2
-    assert losses == all_losses[-len(losses) :]
+    assert 0 < redone <= 14 - step + 2
+    assert losses == all_losses
     assert same(found, expected)
 
 
@@ -658,8 +659,9 @@ def test_a_checkpoint_cut_off_while_it_is_written_leaves_the_one_before(tmp_path
     process = victim(path, dies=5)
     process.communicate(timeout=120)
     assert process.returncode == 9
-    found, losses = resumed(path)
-    assert len(losses) == 14 - 4
+    found, losses, redone = resumed(path)
+    assert redone == 14 - 4
+    assert losses == uninterrupted()[1]
     assert same(found, uninterrupted()[0])
 
 
@@ -679,10 +681,11 @@ def stopped_at(path: Path, step: int, **fields: object) -> None:
 
 def test_a_run_that_is_done_does_nothing_more(tmp_path: Path) -> None:
     made = trainer(save_every=3)
-    made.fit(answers(), checkpoint=tmp_path / "checkpoint.pt")
-    again = trainer(save_every=3)
-    report = again.fit(answers(), checkpoint=tmp_path / "checkpoint.pt")
-    assert (report.steps, report.losses) == (0, ())
+    first = made.fit(answers(), checkpoint=tmp_path / "checkpoint.pt")
+    again, seen = trainer(save_every=3), list[StepReport]()
+    report = again.fit(answers(), checkpoint=tmp_path / "checkpoint.pt", on_step=seen.append)
+    assert seen == []
+    assert (report.steps, report.losses, report.measures) == (first.steps, first.losses, first.measures)
     assert same(weights(again), weights(made))
 
 
@@ -717,7 +720,7 @@ def test_what_only_says_how_to_compute_may_change(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.pt"
     stopped_at(path, 2)
     made = trainer(save_every=2, micro_tokens=128, chunk=64, checkpointing=True)
-    assert made.fit(answers(), checkpoint=path).steps == 4
+    assert made.fit(answers(), checkpoint=path).steps == 6
     whole = trainer()
     whole.fit(answers())
     for one, other in zip(weights(made), weights(whole), strict=True):

@@ -8,6 +8,7 @@ not depend on how a batch is cut into micro-batches or over processes.
 
 from typing import Literal, TypeAlias
 
+from whet.core.errors import UserError
 from whet.core.records import Record
 
 __all__ = ["NLL", "BradleyTerry", "Distillation", "Objective", "PolicyGradient", "Preference", "Regression", "Unpaired"]
@@ -46,6 +47,10 @@ class Preference(Record, frozen=True, kw_only=True, tag_field="loss", tag="prefe
     discount: float = 1.0
     nll: float = 0.0
 
+    def __post_init__(self) -> None:
+        """Refuses impossible values."""
+        _within(self, beta=(1e-9, None), flip=(0, 0.499), discount=(1e-9, 1), nll=(0, None))
+
 
 class Unpaired(Record, frozen=True, kw_only=True, tag_field="loss", tag="unpaired"):
     """Logistic loss on single answers, desirable or not, against a reference point z.
@@ -59,6 +64,10 @@ class Unpaired(Record, frozen=True, kw_only=True, tag_field="loss", tag="unpaire
     beta: float = 0.1
     desirable: float = 1.0
     undesirable: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuses impossible values."""
+        _within(self, beta=(1e-9, None), desirable=(0, None), undesirable=(0, None))
 
 
 class PolicyGradient(Record, frozen=True, kw_only=True, tag_field="loss", tag="policy_gradient"):
@@ -84,6 +93,11 @@ class PolicyGradient(Record, frozen=True, kw_only=True, tag_field="loss", tag="p
     shape: float = 0.1
     kl: float = 0.0
 
+    def __post_init__(self) -> None:
+        """Refuses impossible values."""
+        _within(self, clip_low=(0, 1), clip_high=(0, None), cap=(1e-9, None), length=(1, None), shape=(0, None))
+        _within(self, kl=(0, None))
+
 
 class Distillation(Record, frozen=True, kw_only=True, tag_field="loss", tag="distillation"):
     """Divergence of the policy from a teacher, per token, over the vocabulary.
@@ -103,6 +117,10 @@ class Distillation(Record, frozen=True, kw_only=True, tag_field="loss", tag="dis
     cap: float | None = 2.0
     token: bool = False
 
+    def __post_init__(self) -> None:
+        """Refuses impossible values."""
+        _within(self, alpha=(0, 1), top_k=(1, None), ema_rate=(1e-9, 1), cap=(1e-9, None))
+
 
 class BradleyTerry(Record, frozen=True, kw_only=True, tag_field="loss", tag="bradley_terry"):
     """A scalar head on the last counted token of each side: −p log σ(d) − (1−p) log σ(−d), d = h_w − h_l − margin."""
@@ -118,3 +136,12 @@ class Regression(Record, frozen=True, kw_only=True, tag_field="loss", tag="regre
 
 
 Objective: TypeAlias = NLL | Preference | Unpaired | PolicyGradient | Distillation | BradleyTerry | Regression
+
+
+def _within(objective: Record, **bounds: tuple[float, float | None]) -> None:
+    """Refuses an objective with a number outside its bounds, both of which are allowed."""
+    for name, (low, high) in bounds.items():
+        value = getattr(objective, name)
+        if value is not None and not (low <= value and (high is None or value <= high)):
+            limits = f"at least {low:g}" if high is None else f"between {low:g} and {high:g}"
+            raise UserError(f"{name} of {type(objective).__name__} is {value!r}; it must be {limits}")

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from whet.core.errors import ModelError, UserError
+from whet.core.wire import decode, encode
 from whet.learners.weights import checkpoint as checkpoints
 from whet.learners.weights.config import TrainConfig, lora_rate
 from whet.learners.weights.datum import Datum, check, units
@@ -64,6 +65,7 @@ class Trainer:
         self.room = Room(config.micro_tokens)
         self.scorer = Scorer(self.tuned, chunk=config.chunk, room=self.room)
         self.done = 0
+        self.reports: list[StepReport] = []
         self.total = config.steps or 1
         if self.ema_rate is not None:
             self.tuned.keep_ema()
@@ -209,7 +211,7 @@ class Trainer:
         """Trains to the end of the configuration's steps or epochs, and returns what happened.
 
         With ``checkpoint`` the state is written there every ``save_every`` steps, and a run that stopped goes on from
-        it exactly as if it had not.
+        it exactly as if it had not; the report is of the whole run.
 
         Raises:
             UserError: there are no data, or the checkpoint is of another configuration or other data.
@@ -245,20 +247,22 @@ class Trainer:
 
         The policy at the start of this call is the old one of policy gradients.
         """
-        groups, started, reports = units(data), time.monotonic(), list[StepReport]()
+        groups, started = units(data), time.monotonic()
         if begin == 0:
             self.scorer.forget()
+            self.reports = []
             if steps > 1 and any("old" in needs(objective) for objective in self.objectives.values()):
                 with _threads(self.config.threads):
                     self.scorer.remember(data)
+        before = sum(report.seconds for report in self.reports)
         for number in range(begin, begin + steps):
-            reports.append(self._step_on(self._draw(groups, number)))
+            self.reports.append(self._step_on(self._draw(groups, number)))
             if on_step is not None:
-                on_step(reports[-1])
+                on_step(self.reports[-1])
             if save is not None and self.config.save_every and self.done % self.config.save_every == 0:
                 save()
         self.scorer.forget()
-        return self._report(reports, time.monotonic() - started)
+        return self._report(before + time.monotonic() - started)
 
     def _step_on(self, batch: Sequence[Datum]) -> StepReport:
         """Takes one optimiser step on a batch."""
@@ -277,7 +281,8 @@ class Trainer:
             measures=means,
         )
 
-    def _report(self, reports: Sequence[StepReport], seconds: float) -> TrainReport:
+    def _report(self, seconds: float) -> TrainReport:
+        reports = self.reports
         tokens = sum(report.tokens for report in reports)
         return TrainReport(
             steps=len(reports),
@@ -313,6 +318,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "ema": self.tuned.ema,
             "known": self.scorer.known(data),
+            "reports": encode(self.reports),
         }
 
     def _resume(self, state: dict[str, Any], data: Sequence[Datum]) -> None:
@@ -323,6 +329,7 @@ class Trainer:
         self.tuned.ema = state["ema"]
         self.done, self.room.tokens = state["done"], min(self.room.tokens, state["micro_tokens"])
         self.scorer.recall(data, state["known"])
+        self.reports = decode(state["reports"], list[StepReport])
 
 
 def _ema_rate(objectives: dict[str, Objective]) -> float | None:
