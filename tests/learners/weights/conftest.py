@@ -21,7 +21,7 @@ from whet.core.records import Critique, Message, Promotion, Task, Verdict
 from whet.learners.gate import Arm, Gate, GateConfig, Score
 from whet.learners.weights.experience import Episode, Experience
 from whet.learners.weights.method import Method, Rollouts
-from whet.learners.weights.practice import Practice
+from whet.learners.weights.practice import Judge, Practice
 from whet.learners.weights.rounds import RoundReport
 from whet.learners.weights.templates import ChatTemplate, encode_rows, load_template
 from whet.learners.weights.trainer import Trainer
@@ -54,19 +54,30 @@ class Bench:
         self.heldout = [msgspec.structs.replace(task, split="heldout") for task in held]
         self.template: ChatTemplate = load_template(WEIGHTS, spelled="text")
 
-    def practice(self, trainer: Trainer, *, retries: int = 0, seed: int = 0) -> Practice:
-        """Returns the trainer's model practising on this world."""
-        return Practice(trainer, self.template, judge_answer, criticise, retries=retries, max_tokens=40, seed=seed)
+    def practice(
+        self,
+        trainer: Trainer,
+        *,
+        retries: int = 0,
+        seed: int = 0,
+        judge: Judge = judge_answer,
+        temperature: float = 1.0,
+    ) -> Practice:
+        """Returns the trainer's model practising on this world, judged by its tasks unless another judge is given."""
+        settings = {"retries": retries, "seed": seed, "max_tokens": 40, "temperature": temperature}
+        return Practice(trainer, self.template, judge, criticise, **settings)  # type: ignore[arg-type]
 
     def trainer(self, method: Method, **settings: object) -> Trainer:
         """Returns a trainer for a method: its own configuration but for the steps, on one thread."""
         chosen = {"steps": STEPS, "threads": 1, **settings}
         return Trainer(WEIGHTS, msgspec.structs.replace(method.training(), **chosen), method.objectives())
 
-    async def fit(self, method: Method, experience: Experience, **settings: object) -> Trainer:
+    async def fit(
+        self, method: Method, experience: Experience, *, judge: Judge = judge_answer, **settings: object
+    ) -> Trainer:
         """Returns the trainer after it was trained once on what the method makes of the experience."""
         trainer = self.trainer(method, **settings)
-        rows = await method.build(experience, self.practice(trainer))
+        rows = await method.build(experience, self.practice(trainer, judge=judge))
         encoded = encode_rows(rows, self.template)
         assert encoded.data, encoded.report.lines()
         trainer.fit(encoded.data)
@@ -116,8 +127,7 @@ class Bench:
         return await gate.decide(candidate, incumbent, self.heldout, evaluate, probes=probes)
 
     def _answered(self, trainer: Trainer, tasks: Sequence[Task], retries: int) -> dict[str, list[float]]:
-        settings = {"temperature": 0.5, "max_tokens": 40, "seed": 5, "retries": retries}
-        practice = Practice(trainer, self.template, judge_answer, criticise, **settings)  # type: ignore[arg-type]
+        practice = self.practice(trainer, retries=retries, seed=5, temperature=0.5)
         found: dict[str, list[float]] = {}
         for episode in practice.rollout(tasks, 4).episodes:
             found.setdefault(episode.task.id, []).append(float(bool(episode.passed)))
@@ -158,8 +168,7 @@ def _unfounded() -> Experience:
     from whet.learners.weights.methods.rft import RFT
 
     bench = _bench()
-    trainer = bench.trainer(RFT())
-    practice = Practice(trainer, bench.template, judge_by_chance, criticise, retries=3, max_tokens=40)
+    practice = bench.practice(bench.trainer(RFT()), retries=3, judge=judge_by_chance)
     return practice.rollout(bench.train, SAMPLES)
 
 
@@ -185,6 +194,12 @@ def sampled() -> Experience:
 def unfounded() -> Experience:
     """Runs like the refined ones, judged and criticised by chance: which attempt ends a run says nothing either."""
     return _unfounded()
+
+
+@pytest.fixture
+def chance() -> Judge:
+    """A judge whose verdicts have nothing to do with the answer."""
+    return judge_by_chance
 
 
 @pytest.fixture

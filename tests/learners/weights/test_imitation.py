@@ -1,6 +1,8 @@
 """Builders of the imitation methods: which rows they make of which experience, and what they refuse."""
 
+import copy
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import msgspec
 import pytest
@@ -31,7 +33,7 @@ Tasks = Callable[..., list[Task]]
 
 WRONG, RIGHT = "def solve(x): return x", "def solve(x): return x[::-1]"
 SAID = "solve([2, 1]) returned [2, 1], expected [1, 2]."
-PLAIN = {"rft", "ilf", "faft", "coh", "agent-r", "self-debug", "teach"}
+NAMES = ("agent-r", "b-star", "coh", "faft", "ilf", "rft", "self-debug", "teach")
 
 
 def task(id: str = "t1", *, verifiers: bool = True) -> Task:
@@ -373,14 +375,14 @@ async def test_teach_trains_both_roles_or_one() -> None:
 
 
 @pytest.mark.asyncio
-@pytest.mark.parametrize("name", [*sorted(PLAIN), "b-star"])
+@pytest.mark.parametrize("name", NAMES)
 async def test_without_experience_it_says_what_is_missing_and_how_to_get_it(name: str) -> None:
     with pytest.raises(UserError, match=rf"^{name} needs .*; .*(run|set)") as caught:
         await build(name)
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", [*sorted(PLAIN), "b-star"])
+@pytest.mark.parametrize("name", NAMES)
 def test_what_a_method_says_of_itself_is_whole(name: str) -> None:
     method = load_method(name)
     assert (method.info.name, method.info.family) == (name, "imitation")
@@ -408,10 +410,70 @@ async def test_rows_of_real_runs_encode_without_loss(memory: Memory, pool: Sandb
     await record(memory, pool, tasks, "best_of_n", "temperature = 1.3\nn = 6")
     experience = await collect(TrainMemory(memory))
     template = load_template("core/whet/core/models/tiny/weights")
-    for name in sorted(PLAIN):
+    for name in NAMES:
         rows = await load_method(name).build(experience, BenchKit())
         encoded = encode_rows(rows, template)
         assert encoded.report.drops == (), (name, encoded.report.lines())
         assert len(encoded.data) == len(rows) > 0
         known = {run.run.id for run in experience.episodes}
         assert all(known & set(row.sources) and row.task_id for row in rows), name
+
+
+# --- learning ---------------------------------------------------------------------------------------------------------
+
+
+LEARNING: dict[str, tuple[dict[str, object], dict[str, object]]] = {
+    "rft": ({}, {"steps": 40}),
+    "ilf": ({"samples": 0}, {"steps": 50}),
+    "faft": ({"per_task": 2}, {"steps": 60, "lr_scale": 2.0}),
+    "coh": ({"per_task": 2}, {"steps": 90, "lr_scale": 2.0}),
+    "agent-r": ({"per_task": 2}, {"steps": 40}),
+    "self-debug": ({"per_task": 2}, {"steps": 90, "lr_scale": 2.0}),
+    "teach": ({}, {"steps": 60}),
+}
+"""Of each method: its options, and the trainer's settings."""
+REVISING = ("self-debug", "teach")
+"""What these learn shows where both sides may revise once."""
+
+
+@pytest.mark.slow
+@pytest.mark.asyncio
+@pytest.mark.parametrize("name", LEARNING)
+async def test_it_learns_from_what_is_true_and_not_from_chance(
+    name: str, bench: Any, refined: Experience, unfounded: Experience
+) -> None:
+    """The gate promotes what the embedded model learned from its own runs, and nothing that chance had judged.
+
+    All but ``teach`` are judged on chains of verbs that they were not trained on.
+    """
+    options, settings = LEARNING[name]
+    method, place = load_method(name, **options), taught(bench) if name == "teach" else bench
+    for experience, promoted in ((refined, True), (unfounded, False)):
+        trainer = await bench.fit(method, experience, **settings)
+        system = Policy().edit(method.serving(Policy(), experience)).text("prompts/system.md")
+        promotion = await place.decide(trainer, system=system, retries=int(name in REVISING))
+        assert (promotion.decision == "promoted") is promoted, promotion
+
+
+def taught(bench: Any) -> Any:
+    """The bench with the training tasks in the place of the held-out ones."""
+    other = copy.copy(bench)
+    other.heldout = [msgspec.structs.replace(task, split="heldout") for task in bench.train]
+    return other
+
+
+@pytest.mark.slow
+@pytest.mark.asyncio
+async def test_b_star_learns_at_the_temperature_that_it_finds(bench: Any, chance: Any) -> None:
+    method = load_method("b-star")
+    for judge, promoted in ((None, True), (chance, False)):
+        judged = {"judge": judge} if judge else {}
+        runs = [
+            bench.practice(bench.trainer(method), temperature=temperature, **judged).rollout(bench.train, 16).episodes
+            for temperature in (0.1, 1.0)
+        ]
+        experience = Experience(episodes=tuple(episode for each in runs for episode in each))
+        if promoted:
+            assert method.serving(Policy(), experience) == {"settings.toml": "temperature = 1.0\n"}
+        promotion = await bench.decide(await bench.fit(method, experience, steps=50))
+        assert (promotion.decision == "promoted") is promoted, promotion
