@@ -1,15 +1,19 @@
 """Builders of the preference methods: which pairs they make of which experience, and what they refuse."""
 
 import math
+import random
 from collections.abc import Callable, Sequence
+from typing import Any
 
+import msgspec
 import pytest
 
 from whet.agents import Agent, run_tasks
 from whet.core.errors import UserError
 from whet.core.models import ScriptedModel, load_model
+from whet.core.models.tiny.world import OPERATIONS, read_definitions
 from whet.core.policy import Policy
-from whet.core.records import Feedback, Message, Task, Verdict, VerifierSpec
+from whet.core.records import Feedback, Message, Sampling, Task, Verdict, VerifierSpec
 from whet.learners.view import TrainMemory
 from whet.learners.weights.collect import collect
 from whet.learners.weights.experience import Episode, Experience
@@ -33,6 +37,7 @@ from whet.sandboxes import SandboxPool
 Tasks = Callable[..., list[Task]]
 
 WRONG, RIGHT = "def solve(x): return x", "def solve(x): return x[::-1]"
+GREEDY = Sampling(temperature=0.0)
 NAMES = ("dpo", "rdpo", "osp", "hn-dpo", "cpl", "kto", "anyprefer", "c3po")
 
 
@@ -423,3 +428,101 @@ async def test_rows_of_real_runs_encode_without_loss(memory: Memory, pool: Sandb
 
 def by_reference(asked: Task, answer: str) -> tuple[Verdict, ...]:
     return verdict(asked, Tried(answer, passed=answer.strip() == asked.reference))
+
+
+# --- learning ---------------------------------------------------------------------------------------------------------
+
+
+LEARNING: dict[str, tuple[dict[str, object], dict[str, object]]] = {
+    "dpo": ({}, {"steps": 70, "lr_scale": 1.0}),
+    "hn-dpo": ({}, {"steps": 70, "lr_scale": 1.0}),
+    "osp": ({}, {"steps": 90, "lr_scale": 1.0}),
+    "cpl": ({}, {"steps": 50, "lr_scale": 1.0}),
+    "kto": ({}, {"steps": 90, "lr_scale": 0.5}),
+    "anyprefer": ({"tasks": 16}, {"steps": 90, "lr_scale": 1.0}),
+}
+"""Of each method: its options, and the trainer's settings."""
+
+
+@pytest.mark.slow
+@pytest.mark.asyncio
+@pytest.mark.parametrize("name", LEARNING)
+async def test_it_learns_from_what_is_true_and_not_from_chance(
+    name: str, bench: Any, refined: Experience, unfounded: Experience, chance: Any
+) -> None:
+    """The gate promotes what the embedded model learned from its own runs, and nothing that chance had judged.
+
+    It is judged on chains of verbs that it was not trained on.
+    """
+    options, settings = LEARNING[name]
+    method = load_method(name, **options)
+    learned = await bench.decide(await bench.fit(method, refined, **settings))
+    assert learned.decision == "promoted", learned
+    control = await bench.decide(await bench.fit(method, unfounded, judge=chance, **settings))
+    assert control.decision != "promoted", control
+
+
+def by_a_person(experience: Experience, swapped: float) -> Experience:
+    """Pairs of a right and a wrong answer that nobody executed, compared by a person who swaps some of them."""
+    rng = random.Random(0)
+    episodes: list[Episode] = []
+    said: list[Feedback] = []
+    for group in experience.groups().values():
+        answers = [attempt for episode in group for attempt in episode.attempts]
+        good, bad = [one for one in answers if one.passed], [one for one in answers if not one.passed]
+        for right, wrong in zip(rng.choices(good, k=4), rng.choices(bad, k=4), strict=True) if good and bad else ():
+            asked = msgspec.structs.replace(group[0].task, verifiers=())
+            pair = [imported(asked, one.text) for one in (right, wrong)]
+            ids = [run.run.id for run in pair]
+            better, worse = reversed(ids) if rng.random() < swapped else ids
+            said.append(Feedback(kind="preference", source="ana", run_id=better, other_run_id=worse))
+            episodes += pair
+    return Experience(episodes=tuple(episodes), feedback=tuple(said))
+
+
+@pytest.mark.slow
+@pytest.mark.asyncio
+async def test_rdpo_learns_from_a_person_who_is_wrong_one_time_in_five_and_not_from_a_coin(
+    bench: Any, refined: Experience
+) -> None:
+    method = load_method("rdpo", flip=0.2)
+    for swapped, promoted in ((0.2, True), (0.5, False)):
+        trainer = await bench.fit(method, by_a_person(refined, swapped), steps=80, lr_scale=1.0)
+        promotion = await bench.decide(trainer)
+        assert (promotion.decision == "promoted") is promoted, promotion
+
+
+@pytest.mark.slow
+@pytest.mark.asyncio
+async def test_c3po_teaches_one_verb_and_leaves_the_others_alone(bench: Any, refined: Experience) -> None:
+    """A definition said once is known without it afterwards, and keeping the rest costs other tasks less."""
+    verb = bench.world.verbs[0]
+    said = Feedback(kind="comment", source="ana", text=bench.world.definition(verb), applies_when=verb)
+    experience = msgspec.structs.replace(refined, feedback=(said,))
+    alone = bench.world.task([verb]).prompt
+    others = [task for task in bench.heldout if verb not in task.prompt]
+    changed = {}
+    for keep in (0.0, 3.0):
+        method = load_method("c3po", keep_near=keep, keep_out=keep)
+        trainer = await bench.fit(method, experience, steps=50, lr_scale=1.0)
+        answer = (await bench.practice(trainer).ask([Message(role="user", content=alone)], sampling=GREEDY))[0].text
+        assert read_definitions(answer)[verb] == bench.world.meaning(verb)
+        after = [await _answer(bench, trainer, task) for task in others]
+        with trainer.tuned.weights("initial"):
+            before = [await _answer(bench, trainer, task) for task in others]
+        changed[keep] = sum(one != other for one, other in zip(before, after, strict=True)) / len(others)
+    assert changed[3.0] < changed[0.0], changed
+
+
+async def _answer(bench: Any, trainer: Any, task: Task) -> str:
+    return (await bench.practice(trainer).ask(task.messages, sampling=GREEDY))[0].text
+
+
+@pytest.mark.asyncio
+async def test_false_feedback_is_refused_where_verifiers_know_better(bench: Any, refined: Experience) -> None:
+    verb = bench.world.verbs[0]
+    wrong = next(each for each in OPERATIONS if each != bench.world.meaning(verb))
+    said = Feedback(kind="comment", source="eve", text=f"def {verb}(x): return {wrong}", applies_when=verb)
+    method = load_method("c3po", temperature=0.0)
+    with pytest.raises(UserError, match="c3po needs answers that the feedback makes better"):
+        await bench.fit(method, msgspec.structs.replace(refined, feedback=(said,)))
