@@ -47,10 +47,10 @@ def rows_of(tasks: list[Task], **fields: object) -> list[Row]:
     return [answer_row(task.messages, task.reference or "", task_id=task.id, **fields) for task in tasks]
 
 
-async def solved(memory: Memory, tasks: list[Task], *, passed: bool = True) -> None:
-    """Puts a run with the right answer to each task into the memory, judged by execution."""
+async def solved(memory: Memory, tasks: list[Task], *, passed: bool = True, before: str = "") -> None:
+    """Puts a run with the right answer to each task into the memory, after some text, judged by execution."""
     for task in tasks:
-        run = Run(task_id=task.id, agent="elsewhere", status="done", answer=task.reference, model="tiny")
+        run = Run(task_id=task.id, agent="elsewhere", status="done", answer=before + (task.reference or ""))
         outcome = "pass" if passed else "fail"
         verdict = Verdict(run_id=run.id, task_id=task.id, verifier="python_tests", outcome=outcome, score=float(passed))  # type: ignore[arg-type]
         await memory.put(task, actor="test")
@@ -103,32 +103,37 @@ async def test_an_old_world_is_kept_while_a_new_one_is_learned(bench: "Bench", m
 
 
 @pytest.mark.asyncio
-async def test_what_is_replayed_is_verified_from_elsewhere_and_close_to_the_policy(
+async def test_what_is_replayed_is_verified_from_elsewhere_first_and_held_least_firmly(
     bench: "Bench", memory: Memory
 ) -> None:
     mine, same = tasks_of(World(16, verbs=8), 24)[:16], tasks_of(World(16, verbs=8), 24)[16:]
     other = tasks_of(World(9, verbs=8), 12)
-    await solved(memory, mine)
-    await solved(memory, same)
-    await solved(memory, other[:6])
+    await solved(memory, [*mine, *same, *other[:6]])
     await solved(memory, other[6:], passed=False)
-    trainer = bench.trainer(RFT())
-    kit = bench.practice(trainer)
-    replay = Replay(TrainMemory(memory), kit, bench.template, 0.25)
-    rows = rows_of(mine)
-    found = await replay.rows(rows)
+    view, kit, rows = TrainMemory(memory), bench.practice(bench.trainer(RFT())), rows_of(mine)
+    found = await Replay(view, kit, bench.template, 0.25).rows(rows)
     assert len(found) == 4
     assert {row.term for row in found} == {TERM}
-    assert {row.task_id for row in found} < {task.id for task in other[:6]}
-    every = await Replay(TrainMemory(memory), kit, bench.template, 6 / 16).rows(rows)
-    scores = await kit.logprobs(every)
-    closeness = {row.task_id: sum(logps) / len(logps) for row, logps in zip(every, scores, strict=True)}
-    assert sorted(closeness, key=lambda id: -closeness[id])[:4] == [row.task_id for row in found]
-    more = await Replay(TrainMemory(memory), kit, bench.template, 0.5).rows(rows)
+    every = await Replay(view, kit, bench.template, 6 / 16).rows(rows)
+    assert {row.task_id for row in every} == {task.id for task in other[:6]}
+    closeness = [sum(logps) / len(logps) for logps in await kit.logprobs(every)]
+    assert closeness == sorted(closeness)
+    assert found == every[:4]
+    more = await Replay(view, kit, bench.template, 0.5).rows(rows)
     assert [row.task_id in {task.id for task in other[:6]} for row in more] == [True] * 6 + [False] * 2
-    assert {row.task_id for row in more[6:]} <= {task.id for task in same}
-    everything = await Replay(TrainMemory(memory), kit, bench.template, 10).rows(rows)
-    assert len(everything) == 6 + len(same)
+    assert {row.task_id for row in more[6:]} < {task.id for task in same}
+    assert len(await Replay(view, kit, bench.template, 10).rows(rows)) == 6 + len(same)
+
+
+@pytest.mark.asyncio
+async def test_of_several_answers_to_a_task_the_closest_is_replayed(bench: "Bench", memory: Memory) -> None:
+    mine, other = tasks_of(World(16, verbs=8), 4), tasks_of(World(9, verbs=8), 2)
+    await solved(memory, mine)
+    await solved(memory, other)
+    await solved(memory, other, before="# " + "zq " * 9 + "\n")
+    kit = bench.practice(bench.trainer(RFT()))
+    found = await Replay(TrainMemory(memory), kit, bench.template, 0.5).rows(rows_of(mine))
+    assert {row.messages[-1].content for row in found} == {task.reference for task in other}
 
 
 @pytest.mark.asyncio

@@ -29,9 +29,10 @@ __all__ = ["TERM", "Replay", "kept_objectives"]
 
 TERM = "replay"
 """The term of replayed rows."""
-_PER_TASK = 2
-_POOL = 8
-"""How many answers are scored for each that is wanted."""
+_PER_TASK = 4
+"""How many answers to a task are compared."""
+_POOL = 4
+"""How many tasks are looked at for each that is wanted."""
 
 
 def kept_objectives(method: Method, *, replay: float = 0.0, kl: float | None = None) -> dict[str, Objective]:
@@ -65,12 +66,13 @@ def _held(objective: Objective, kl: float) -> Objective:
 
 
 class Replay:
-    """Earlier verified answers to other tasks, those of other task sets first, and of these the closest to the policy.
+    """Earlier verified answers to other tasks, one for each, those of other task sets first.
 
-    What the policy would still say moves it least, and how far a policy moves from where it was is what tells how much
-    it forgets (Shenfeld et al. 2025, "RL's Razor", arXiv 2509.04259). Closeness is the mean logprob per token under the
-    policy as it stands. Earlier is what was on record when this object was made; at most 2 answers of a task are
-    taken, and 8 scored for each that is wanted. ``episodes`` are those of what was replayed so far.
+    Of the answers to a task it is the one closest to the policy: what the policy would still say moves it least, and
+    how far it moves is what tells how much it forgets (Shenfeld et al. 2025, "RL's Razor", arXiv 2509.04259). Of the
+    tasks those come first whose answer is least likely: what is held least firmly is lost first. Closeness is the mean
+    logprob per token under the policy as it stands. Earlier is what was on record when this object was made.
+    ``episodes`` are those of what was replayed so far.
     """
 
     def __init__(self, view: TrainMemory, kit: Kit, template: ChatTemplate, share: float, *, seed: int = 0) -> None:
@@ -92,7 +94,7 @@ class Replay:
         wanted, chosen = round(self.share * len(rows)), list[Row]()
         for foreign in (True, False):
             group = [one for one in known if (one.task.task_set not in sets) is foreign]
-            chosen += await self._closest(group, wanted - len(chosen))
+            chosen += await self._chosen(group, wanted - len(chosen))
         sources = {id for row in chosen for id in row.sources}
         assert self._earlier is not None, "collected for the answers"
         self.episodes |= {each.run.id: each for each in self._earlier.episodes if each.run.id in sources}
@@ -118,15 +120,19 @@ class Replay:
         good = [one for one in solutions(self._earlier) if one.passed and one.evidence == "verifier"]
         return balanced(distinct(good), _PER_TASK, self._rng)
 
-    async def _closest(self, found: Sequence[Solution], wanted: int) -> list[Row]:
-        """Returns the rows of the answers that the policy finds likeliest, of a random part of them."""
-        pool = self._rng.sample(found, min(len(found), _POOL * max(wanted, 0)))
-        rows = [row for one in pool if self._fits(row := one.row(term=TERM))]
+    async def _chosen(self, found: Sequence[Solution], wanted: int) -> list[Row]:
+        """Returns the closest answer to each of so many tasks, the least likely first, out of a random part of them."""
+        tasks = sorted({one.task.id for one in found})
+        drawn = set(self._rng.sample(tasks, min(len(tasks), _POOL * max(wanted, 0))))
+        rows = [row for one in found if one.task.id in drawn and self._fits(row := one.row(term=TERM))]
         if not rows:
             return []
-        closeness = [sum(logps) / len(logps) for logps in await self._kit.logprobs(rows)]
-        order = sorted(range(len(rows)), key=lambda place: -closeness[place])
-        return [rows[place] for place in order[:wanted]]
+        closest: dict[str, tuple[float, Row]] = {}
+        for row, logps in zip(rows, await self._kit.logprobs(rows), strict=True):
+            closeness = sum(logps) / len(logps)
+            if row.task_id not in closest or closeness > closest[row.task_id][0]:
+                closest[row.task_id] = (closeness, row)
+        return [row for _, row in sorted(closest.values(), key=lambda each: each[0])[:wanted]]
 
     def _fits(self, row: Row) -> bool:
         try:

@@ -11,8 +11,8 @@ is in the memory. The adapter goes on from the one in force, and passes the same
 import asyncio
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -44,6 +44,7 @@ from whet.learners.weights.method import Method, load_method
 from whet.learners.weights.reports import StepReport, TrainReport
 from whet.learners.weights.rows import Row
 from whet.learners.weights.templates import ChatTemplate, encode_row, load_template
+from whet.learners.weights.trackers import Tracker, check_tracker, track
 from whet.learners.weights.training import train
 from whet.learners.weights.where import EVERYTHING, Where, parse_where
 
@@ -80,6 +81,7 @@ class WeightLearner:
         replay: how many earlier verified answers are learned again for each new row, so that they are kept (0: none).
         kl: weight of the divergence from the adapter in force (else the base), where the method's losses take one.
         by_turns: the server and the trainer share one GPU: the server sleeps while a round is trained.
+        tracker: ``mlflow`` or ``wandb``, where steps and rounds go as well; they have to be installed.
         python: interpreter of an environment that has torch, where this one has not.
         on_step: hears of every optimiser step, ``on_round`` of every round of practice.
 
@@ -102,6 +104,7 @@ class WeightLearner:
         replay: float = 0.0,
         kl: float | None = None,
         by_turns: bool = False,
+        tracker: str = "",
         python: str = "",
         concurrency: int = 4,
         sandboxes: FreshSandboxes | None = None,
@@ -115,8 +118,9 @@ class WeightLearner:
         if rollouts and (plan is None or not practise):
             raise UserError(f"{self.name} does not practise here, so rollouts cannot be set; it learns from the memory")
         self.plan = _changed(plan, rollouts or {}, "rollouts") if plan is not None and practise else None
+        check_tracker(tracker)
         self.objectives = kept_objectives(self.method, replay=replay, kl=kl)
-        self.replay, self.kl, self.by_turns = replay, kl, by_turns
+        self.replay, self.kl, self.by_turns, self.tracker = replay, kl, by_turns, tracker
         if by_turns and (self.plan is None or self.plan.staleness):
             raise UserError("by_turns is for practice in rounds with rollouts.staleness=0; leave it out")
         self.on_step, self.on_round = on_step, on_round
@@ -143,7 +147,8 @@ class WeightLearner:
             )
         async with self._session(view, incumbent, budget) as session:
             on_policy = self.plan is not None and view.can_practise
-            trained = await (session.practise() if on_policy else session.learn())
+            with session.tracked():
+                trained = await (session.practise() if on_policy else session.learn())
             if trained is not None:
                 yield await session.proposal(trained)
 
@@ -155,7 +160,8 @@ class WeightLearner:
     async def train(self, view: TrainMemory, incumbent: Arm, budget: Budget, folder: Path) -> Trained:
         """Returns what was trained once from the memory, in a folder that keeps it: an adapter, or a scorer."""
         async with self._session(view, incumbent, budget, folder=folder) as session:
-            return await session.learn()
+            with session.tracked():
+                return await session.learn()
 
     def _session(self, view: TrainMemory, incumbent: Arm, budget: Budget, *, folder: Path | None = None) -> "_Opening":
         model = self._model or view.model
@@ -230,6 +236,7 @@ class _Session:
         self.method = self.learner.method
         self.kit = AgentKit(opening.model, self.budget, sandboxes, score=self._score, seed=config.seed)
         self.scorer: Trainer | None = None
+        self.tracker = Tracker()
         self.spent = self.budget.spent
         self.template = base_template(self.base.base)
         self.experience = Experience()
@@ -265,11 +272,27 @@ class _Session:
             base_digest=base_digest(self.base.base),
         )
         folder = write_job(self.folder / "job", job, dataset.data, init=self.init)
-        report = await train(folder, on_step=self._told, python=self.learner._python)
+        report = await train(folder, on_step=self.told, python=self.learner._python)
         return await self._keep(folder / "adapter", dataset, report)
 
-    def _told(self, report: StepReport) -> None:
+    @contextmanager
+    def tracked(self) -> Iterator[None]:
+        """While it lasts, steps and rounds go to the tracker that was asked for."""
+        config = {
+            f"{group}.{name}": value for group, fields in self.settings().items() for name, value in fields.items()
+        }
+        with track(self.learner.tracker, self.method.info.name, config) as self.tracker:
+            yield
+
+    def settings(self) -> dict[str, dict[str, Json]]:
+        """Returns all that was chosen for this training."""
+        train = decode(encode(self.config), dict[str, Json])
+        keeping: dict[str, Json] = {"replay": self.learner.replay, "kl": self.learner.kl}
+        return {"options": options_of(self.method), "train": train, "keeping": keeping}
+
+    def told(self, report: StepReport) -> None:
         self.budget.reserve().release()
+        self.tracker.step(report)
         if self.learner.on_step is not None:
             self.learner.on_step(report)
 
@@ -290,12 +313,7 @@ class _Session:
             steps=report.steps,
             usage=self.kit.usage,
             seconds=report.seconds,
-            config={
-                "options": options_of(self.method),
-                "train": decode(encode(self.config), dict[str, Json]),
-                "replay": self.learner.replay,
-                "kl": self.learner.kl,
-            },
+            config={**self.settings()},
         )
 
     # --- in rounds, on-policy ---------------------------------------------------------------------------------------

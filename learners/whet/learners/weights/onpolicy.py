@@ -61,6 +61,7 @@ async def practise(session: "_Session") -> "Trained | None":
             loop.plan,
             probe=loop.probe if loop.probed else None,
             trained=loop.store,
+            on_step=session.told,
             turn=loop.turn,
             on_round=loop.heard,
         )
@@ -196,6 +197,7 @@ class _OnPolicy:
     def heard(self, report: RoundReport) -> None:
         """Keeps a round's report and passes it on."""
         self.reports.append(report)
+        self.session.tracker.round(report)
         if self.session.learner.on_round is not None:
             self.session.learner.on_round(report)
 

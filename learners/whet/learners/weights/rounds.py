@@ -21,7 +21,7 @@ from whet.core.records import Record
 from whet.learners.weights.datum import Datum, units
 from whet.learners.weights.experience import Episode, Experience
 from whet.learners.weights.method import Rollouts
-from whet.learners.weights.reports import TrainReport
+from whet.learners.weights.reports import StepReport, TrainReport
 from whet.learners.weights.trainer import Trainer
 
 __all__ = ["Prepare", "Probe", "Rate", "Rollout", "RoundReport", "drift", "learn_in_rounds"]
@@ -76,6 +76,7 @@ async def learn_in_rounds(
     probe: Probe | None = None,
     trained: Callable[[int], Awaitable[None]] | None = None,
     turn: Turn = nullcontext,
+    on_step: Callable[[StepReport], None] | None = None,
     on_round: Callable[[RoundReport], None] | None = None,
 ) -> tuple[RoundReport, ...]:
     """Returns a report of each round. ``trained`` is awaited after a round's training, before the next rollout begins.
@@ -97,7 +98,7 @@ async def learn_in_rounds(
             started, experience = time.monotonic(), await ahead.popleft()
             data = await prepare(number, experience)
             async with turn():
-                training = await _train(trainer, data, plan, number) if data else None
+                training = await _train(trainer, data, plan, number, on_step) if data else None
             if trained is not None:
                 await trained(number)
             report = _report(number, experience, data, training, time.monotonic() - started)
@@ -115,10 +116,16 @@ async def learn_in_rounds(
     return tuple(reports)
 
 
-async def _train(trainer: Trainer, data: Sequence[Datum], plan: Rollouts, number: int) -> TrainReport:
+async def _train(
+    trainer: Trainer,
+    data: Sequence[Datum],
+    plan: Rollouts,
+    number: int,
+    on_step: Callable[[StepReport], None] | None,
+) -> TrainReport:
     steps = max(1, math.ceil(len(units(data)) * plan.epochs / trainer.config.batch))
     trainer.total = max(trainer.total, trainer.done + steps * (plan.rounds - number))
-    return await asyncio.to_thread(trainer.run, data, steps)
+    return await asyncio.to_thread(trainer.run, data, steps, on_step=on_step)
 
 
 def _report(
