@@ -1,6 +1,8 @@
 """The learner of weights on a real memory: an agent's own runs become an adapter, and the gate decides on it."""
 
 import asyncio
+import os
+import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -33,7 +35,7 @@ from whet.learners import Gate, GateConfig, ImproveConfig, TrainMemory, decide, 
 from whet.learners import take_in as store
 from whet.learners.evaluation import evaluator, measure
 from whet.learners.learner import Proposal
-from whet.learners.weights.learner import WeightLearner
+from whet.learners.weights.learner import WeightLearner, sweep
 from whet.memory import Memory
 from whet.sandboxes import SandboxPool
 
@@ -320,3 +322,13 @@ async def test_server_and_trainer_share_a_gpu_by_turns(
         await propose(tiny)
     with pytest.raises(UserError, match="staleness=0"):
         WeightLearner("grpo", rollouts={"staleness": 1}, by_turns=True)
+
+
+def test_what_a_killed_training_left_is_swept_and_what_is_under_way_is_not(tmp_path: Path) -> None:
+    killed = subprocess.Popen([sys.executable, "-c", "pass"])
+    killed.wait()
+    (tmp_path / f"whet-{killed.pid}-a").mkdir()
+    (tmp_path / f"whet-{killed.pid}-a" / "data.jsonl").write_text("somebody's data")
+    (tmp_path / f"whet-{os.getpid()}-b").mkdir()
+    sweep(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [f"whet-{os.getpid()}-b"]

@@ -9,6 +9,7 @@ is in the memory. The adapter goes on from the one in force, and passes the same
 """
 
 import asyncio
+import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
 __all__ = ["Trained", "WeightLearner", "base_template"]
 
 T = TypeVar("T", bound=Record)
+_SCRATCH = "whet-"
 
 
 class Trained(Record, frozen=True, kw_only=True):
@@ -212,7 +214,8 @@ class _Opening:
         if root is not None:
             root = root / "training"
             root.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix="whet-", dir=root))
+            sweep(root)
+        folder = Path(tempfile.mkdtemp(prefix=f"{_SCRATCH}{os.getpid()}-", dir=root))
         self.stack.callback(shutil.rmtree, folder, ignore_errors=True)
         return folder
 
@@ -367,6 +370,14 @@ class _Session:
             usage=self.kit.usage,
             trust="tainted" if dataset.tainted else "trusted",
         )
+
+
+def sweep(root: Path) -> None:
+    """Removes what trainings left that were killed: it holds data that nobody could forget there."""
+    for folder in root.glob(f"{_SCRATCH}*-*"):
+        owner = folder.name.removeprefix(_SCRATCH).partition("-")[0]
+        if owner.isdigit() and not Path(f"/proc/{owner}").exists():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def base_template(folder: str) -> ChatTemplate:
