@@ -147,10 +147,11 @@ def sigmoid(logits: Array) -> Array:
     return np.asarray(np.where(logits >= 0, 1 / (1 + small), small / (1 + small)), dtype=np.float64)
 
 
-def calibrate(probabilities: Sequence[float], labels: Sequence[float], *, bins: int = 10) -> Calibration:
+def calibrate(probabilities: Sequence[float], labels: Sequence[float], *, bins: int | None = None) -> Calibration:
     """Returns what probabilities are worth; labels are 1 or 0, at least one half is taken for 1.
 
-    The bins are of equal width, empty ones are left out (Guo et al. 2017, arXiv 1706.04599, eq. 3).
+    The bins are of equal width, empty ones are left out (Guo et al. 2017, arXiv 1706.04599, eq. 3). Unless given, there
+    are up to 10 of them, as many as leave ten answers for each: with fewer, honest scorers err a lot by chance.
 
     Raises:
         UserError: there are none, not as many labels, or they are no probabilities.
@@ -160,7 +161,7 @@ def calibrate(probabilities: Sequence[float], labels: Sequence[float], *, bins: 
         raise UserError(f"{len(p)} probabilities and {len(right)} labels; there must be as many, and at least one")
     if not bool(((p >= 0) & (p <= 1)).all()):
         raise UserError("a probability lies outside 0 to 1; turn values into probabilities first (fit_platt)")
-    table = _bins(p, right, bins)
+    table = _bins(p, right, bins or max(1, min(10, len(p) // 10)))
     return Calibration(
         n=len(p),
         accuracy=float(((p >= 0.5) == right).mean()),

@@ -6,15 +6,12 @@ scores = await followup_scores(kit, [(prompt, answer), (prompt, other)])      # 
 
 import re
 from collections.abc import Sequence
-from typing import Literal
 
 from whet.core.records import Feedback, Message
 from whet.learners.weights.experience import Experience
 from whet.learners.weights.method import Info, Kit
 from whet.learners.weights.methods.conversations import Conversation, Turn, by_task, need
-from whet.learners.weights.methods.scorers import ScorerMethod, scored_row, together, verdict_loss
-from whet.learners.weights.objectives import Objective
-from whet.learners.weights.recipe import Layout, Recipe
+from whet.learners.weights.methods.scorers import AnswerScorer, scored_row, together
 from whet.learners.weights.rows import Row, answer_row
 
 __all__ = ["NEGATIVE", "POSITIVE", "Reaction", "followup_scores", "liked", "reaction"]
@@ -31,12 +28,12 @@ _COMPLAINT = re.compile(
 _HOW = "people have to accept, reject or rate runs, or answer them (whet feedback add)"
 
 
-class Reaction(ScorerMethod, frozen=True, kw_only=True):
+class Reaction(AnswerScorer, frozen=True, kw_only=True):
     """Learns from live feedback how probably an answer is liked (RLUF, arXiv 2505.14946).
 
     An answer was liked where people accepted it, rated it at least ``threshold`` or thanked for it, and was not where
-    they rejected, corrected or complained; where they differ, the mean decides. ``form`` as in ``verifier``. Whoever
-    trains on this alone gets answers that please: it is one objective among others, and verifiers outrank it.
+    they rejected, corrected or complained; where they differ, the mean decides. Whoever trains on this alone gets
+    answers that please: it is one objective among others, and verifiers outrank it.
     """
 
     info = Info(
@@ -46,7 +43,6 @@ class Reaction(ScorerMethod, frozen=True, kw_only=True):
         paper="arXiv 2505.14946, 2409.13948",
         needs=("accepted and rejected answers, ratings, or messages that follow an answer",),
     )
-    form: Literal["head", "words"] = "head"
     threshold: float = 0.5
 
     async def build(self, experience: Experience, kit: Kit) -> list[Row]:
@@ -66,25 +62,13 @@ class Reaction(ScorerMethod, frozen=True, kw_only=True):
         need(rows if both else [], "reaction", "reactions of people, good and bad ones", _HOW)
         return together(rows)
 
-    def objectives(self) -> dict[str, Objective]:
-        """Returns the log loss of the head, or of the word."""
-        return verdict_loss(self.form == "words")
-
-    def recipe(self) -> Recipe:
-        """Returns a scorer that gives probabilities."""
-        return self.made("words" if self.form == "words" else "probability", self._layout)
-
-    @property
-    def _layout(self) -> Layout:
-        return "question" if self.form == "words" else "end"
-
     def _row(self, one: Conversation, index: int, turn: Turn, label: float) -> Row:
         said = Message(role="assistant", content=turn.attempt.text, tool_calls=turn.attempt.completion.tool_calls)
         tainted = "tainted" in {one.episode.run.trust, *(item.trust for item in turn.feedback)}
         return scored_row(
             turn.attempt.messages,
             [said],
-            self._layout,
+            self.layout,
             label=float(label >= 0.5),
             tools=turn.attempt.tools,
             group=one.task.id,

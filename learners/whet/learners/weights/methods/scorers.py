@@ -8,6 +8,7 @@ An answer is read as the chat template tells it, at training and in use alike; r
 """
 
 from collections.abc import Sequence
+from typing import Literal
 
 import msgspec
 
@@ -20,7 +21,7 @@ from whet.learners.weights.objectives import NLL, Objective, Regression
 from whet.learners.weights.recipe import Layout, Reading, Recipe
 from whet.learners.weights.rows import Piece, Row
 
-__all__ = ["ScorerMethod", "at_end", "contrasted", "end_of", "scored_row", "together"]
+__all__ = ["AnswerScorer", "ScorerMethod", "at_end", "contrasted", "end_of", "scored_row", "together"]
 
 _YES, _NO = "yes", "no"
 
@@ -49,6 +50,30 @@ class ScorerMethod(Method, frozen=True, kw_only=True):
     def made(self, reading: Reading, layout: Layout) -> Recipe:
         """Returns the recipe of a scorer without votes."""
         return Recipe(reading=reading, layout=layout, held=self.held, bar=self.bar)
+
+
+class AnswerScorer(ScorerMethod, frozen=True, kw_only=True):
+    """Base of the methods that learn from labels 1 and 0 how probably an answer is right, or liked.
+
+    ``form``: a ``head`` where the answer ends (or, with ``reads="answer"``, on all of its tokens), or ``words``: the
+    model is asked, and P(yes)/(P(yes) + P(no)) is its value.
+    """
+
+    form: Literal["head", "words"] = "head"
+    reads: Literal["end", "answer"] = "end"
+
+    @property
+    def layout(self) -> Layout:
+        """Where an answer's value is read."""
+        return "question" if self.form == "words" else self.reads
+
+    def objectives(self) -> dict[str, Objective]:
+        """Returns the log loss of the head, or of the word."""
+        return {"": NLL(per="sequence") if self.form == "words" else Regression(form="logistic")}
+
+    def recipe(self) -> Recipe:
+        """Returns a scorer that gives probabilities."""
+        return self.made("words" if self.form == "words" else "probability", self.layout)
 
 
 def scored_row(
@@ -132,8 +157,3 @@ def contrasted(rows: Sequence[Row]) -> list[Row]:
             made.append(msgspec.structs.replace(low, pair=f"{group}/{number}", side="rejected"))
         made += ranked[half : len(ranked) - half]
     return made
-
-
-def verdict_loss(words: bool) -> dict[str, Objective]:
-    """Returns the loss of telling right from wrong: of the word that says so, or the log loss of the head."""
-    return {"": NLL(per="sequence") if words else Regression(form="logistic")}

@@ -5,27 +5,23 @@ rows = await CalibratedVerifier(form="words").build(experience, kit)
 
 import random
 from collections.abc import Sequence
-from typing import Literal
 
 from whet.learners.weights.experience import Experience
 from whet.learners.weights.method import Info, Kit
 from whet.learners.weights.methods.conversations import need
-from whet.learners.weights.methods.scorers import ScorerMethod, scored_row, together, verdict_loss
+from whet.learners.weights.methods.scorers import AnswerScorer, scored_row, together
 from whet.learners.weights.methods.selection import distinct, grouped
 from whet.learners.weights.methods.solutions import Solution, solutions
-from whet.learners.weights.objectives import Objective
-from whet.learners.weights.recipe import Layout, Recipe
 from whet.learners.weights.rows import Row
 
 __all__ = ["CalibratedVerifier"]
 
 
-class CalibratedVerifier(ScorerMethod, frozen=True, kw_only=True):
+class CalibratedVerifier(AnswerScorer, frozen=True, kw_only=True):
     """Learns from verdicts whether an answer is right, as a head's logit or in the word yes or no (arXiv 2512.21919).
 
-    ``form``: a ``head`` where the answer ends (or, with ``reads="answer"``, on all of its tokens), or ``words``: the
-    model is asked, and P(yes)/(P(yes) + P(no)) is its value. ``per_task``: right and wrong answers of a task, at most
-    so many of each.
+    ``form`` and ``reads`` are those of ``AnswerScorer``. ``per_task``: right and wrong answers of a task, at most so
+    many of each.
     """
 
     info = Info(
@@ -35,8 +31,6 @@ class CalibratedVerifier(ScorerMethod, frozen=True, kw_only=True):
         paper="arXiv 2512.21919",
         needs=("verified answers, right and wrong ones, to several tasks",),
     )
-    form: Literal["head", "words"] = "head"
-    reads: Literal["end", "answer"] = "end"
     per_task: int = 8
 
     async def build(self, experience: Experience, kit: Kit) -> list[Row]:
@@ -51,23 +45,11 @@ class CalibratedVerifier(ScorerMethod, frozen=True, kw_only=True):
         kept = [one for group in grouped(judged).values() for one in _balanced(group, self.per_task, kit.rng)]
         return together([self._row(one) for one in kept])
 
-    def objectives(self) -> dict[str, Objective]:
-        """Returns the log loss of the head, or of the word."""
-        return verdict_loss(self.form == "words")
-
-    def recipe(self) -> Recipe:
-        """Returns a scorer that gives probabilities."""
-        return self.made("words" if self.form == "words" else "probability", self._layout)
-
-    @property
-    def _layout(self) -> Layout:
-        return "question" if self.form == "words" else self.reads
-
     def _row(self, one: Solution) -> Row:
         return scored_row(
             one.prompt,
             one.turns,
-            self._layout,
+            self.layout,
             label=float(bool(one.passed)),
             tools=one.tools,
             group=one.task.id,
@@ -84,5 +66,5 @@ def _balanced(group: Sequence[Solution], most: int, rng: random.Random) -> list[
     kept = []
     for passed in (True, False):
         kind = [one for one in group if one.passed is passed]
-        kept += rng.sample(kind, min(most, len(kind)))
+        kept += [kind[place] for place in sorted(rng.sample(range(len(kind)), min(most, len(kind))))]
     return kept
