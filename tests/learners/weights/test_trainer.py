@@ -536,9 +536,9 @@ from test_trainer import answers, trainer
 made = trainer(micro_tokens=1 << 14)
 made.forward_backward(answers())
 made.optimizer.zero_grad()
-long = [type(each)(tokens=each.tokens * 12, mask=each.mask * 12, id=each.id) for each in answers()]
+long = [type(each)(tokens=each.tokens * 8, mask=each.mask * 8, id=each.id) for each in answers(12)]
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (used + (64 << 20),) * 2)
+resource.setrlimit(resource.RLIMIT_AS, (used + (32 << 20),) * 2)
 print(made.forward_backward(long)["loss"], made.micro_tokens)
 """
 
@@ -551,7 +551,7 @@ def test_a_real_limit_on_memory_is_lived_with() -> None:
     loss, tokens = done.stdout.split()
     assert "whet: out of memory" in done.stderr
     assert int(tokens) < 1 << 14
-    long = [Datum(tokens=each.tokens * 12, mask=each.mask * 12, id=each.id) for each in answers()]
+    long = [Datum(tokens=each.tokens * 8, mask=each.mask * 8, id=each.id) for each in answers(12)]
     assert float(loss) == pytest.approx(trainer().forward_backward(long)["loss"], rel=1e-4)
 
 

@@ -90,7 +90,8 @@ class _Divergence(torch.autograd.Function):
     ) -> Tensor:
         found_n = hidden_nd.new_empty(len(hidden_nd), dtype=torch.promote_types(hidden_nd.dtype, torch.float32))
         slope_nd = torch.empty_like(hidden_nd) if wanted else None
-        for part in _parts(len(hidden_nd), chunk):
+        # Two distributions and what their divergence is made of are some four times what log-probabilities take.
+        for part in _parts(len(hidden_nd), max(1, chunk // 4)):
             student_cd = hidden_nd[part].detach().requires_grad_(wanted)
             with torch.set_grad_enabled(wanted):
                 found_c = _divergence(student_cd, teacher_nd[part], head_vd, *form)

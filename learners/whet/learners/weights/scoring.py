@@ -47,7 +47,7 @@ class Scorer:
         if "head" in wanted:
             return Scores(packed=packed, logp_n=torch.zeros_like(packed.weights_n), head_n=self._head(packed))
         # What carries no gradient comes first, while no activations are held.
-        reference_n = self._reference(data) if "reference" in wanted else None
+        reference_n = torch.cat(self._reference_of(data)) if "reference" in wanted else None
         old_n = self._old(data) if "old" in wanted else None
         logp_n, entropy_n = self.tuned.logprobs(packed)
         return Scores(
@@ -89,7 +89,7 @@ class Scorer:
         if not isinstance(objective, Unpaired):
             return 0.0
         wanted = [datum for datum in data if objective.form != "kto" or datum.side == "kl"]
-        mine, theirs = self.score(wanted), self.score(wanted, weights="initial")
+        mine, theirs = self.score(wanted), self._reference_of(wanted)
         ratios = [float((mine_n - theirs_n).sum()) for mine_n, theirs_n in zip(mine, theirs, strict=True)]
         return reference_point(objective, wanted, ratios)
 
@@ -140,11 +140,11 @@ class Scorer:
         with self.tuned.weights(objective.teacher):
             return self.tuned.hidden(packed)[packed.before_n]
 
-    def _reference(self, data: Sequence[Datum]) -> Tensor:
-        """Returns logprobs under the factors at the start, (N,); they never change, so each datum is computed once."""
+    def _reference_of(self, data: Sequence[Datum]) -> list[Tensor]:
+        """Returns each datum's logprobs under the factors at the start; they never change, so are computed once."""
         missing = [datum for datum in data if _key(datum) not in self.reference]
         self.reference |= dict(zip(map(_key, missing), self.score(missing, weights="initial"), strict=True))
-        return torch.cat([self.reference[_key(datum)] for datum in data])
+        return [self.reference[_key(datum)] for datum in data]
 
     def _old(self, data: Sequence[Datum]) -> Tensor | None:
         """Returns logprobs under the old policy, (N,), NaN where unknown; ``None`` where nothing is."""

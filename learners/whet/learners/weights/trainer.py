@@ -211,7 +211,7 @@ class Trainer:
         """Trains to the end of the configuration's steps or epochs, and returns what happened.
 
         With ``checkpoint`` the state is written there every ``save_every`` steps, and a run that stopped goes on from
-        it exactly as if it had not; the report is of the whole run.
+        it exactly as if it had not (on a GPU but for the order of sums); the report is of the whole run.
 
         Raises:
             UserError: there are no data, or the checkpoint is of another configuration or other data.
