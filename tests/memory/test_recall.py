@@ -1,5 +1,6 @@
 """Recall: filter first, fused rankings, worth, recency, no two alike."""
 
+import asyncio
 import os
 from pathlib import Path
 
@@ -142,3 +143,12 @@ async def test_what_people_said_is_found_for_a_task_in_other_words(memory: Memor
         found = await memory.recall(query, k=5, statuses=("proposed",))
         hits += lesson.id in {each.lesson.id for each in found}
     assert hits / len(lessons) >= least
+
+
+@pytest.mark.asyncio
+async def test_many_may_search_at_once_for_words_nobody_asked_for_before(tmp_path: Path) -> None:
+    async with await Memory.open(tmp_path) as memory:
+        await memory.put(*(Lesson(text=f"word{i} means {i}", status="active") for i in range(200)))
+        queries = [f"word{i} word{i + 1} word{(7 * i) % 200}" for i in range(199)]
+        found = await asyncio.gather(*(memory.recall(query) for query in queries))
+    assert all(found)

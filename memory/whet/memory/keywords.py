@@ -87,8 +87,7 @@ class Keywords:
     def _terms(self, connection: Connection, query: str) -> list[str]:
         """Returns the rarest words of the query, at least one."""
         candidates = _candidates(query)[:_MOST_COUNTED]
-        self._count(connection, [term for term in candidates if term not in self._counts])
-        counts = self._counts
+        counts = self._count(connection, candidates)
         chosen: list[str] = []
         postings = 0
         for term in sorted(candidates, key=lambda term: counts[term]):
@@ -98,15 +97,21 @@ class Keywords:
             chosen.append(term)
         return chosen
 
-    def _count(self, connection: Connection, terms: Sequence[str]) -> None:
-        """Remembers in how many versions of lessons each word occurs, counted up to the number that matters."""
-        if not terms:
-            return
-        if len(self._counts) > _REMEMBERED:
-            self._counts = {term: n for term, n in self._counts.items() if n > POSTINGS}
-        columns = ", ".join(_COUNT.format(i) for i in range(len(terms)))
-        line = connection.execute(text(f"SELECT {columns}"), {f"t{i}": f'"{term}"' for i, term in enumerate(terms)})
-        self._counts = self._counts | dict(zip(terms, line.one(), strict=True))
+    def _count(self, connection: Connection, terms: Sequence[str]) -> dict[str, int]:
+        """Returns in how many versions of lessons each word occurs, counted up to the number that matters.
+
+        What is remembered is shared by threads, each of which may forget what another has just counted.
+        """
+        known = self._counts
+        new = [term for term in terms if term not in known]
+        if new:
+            columns = ", ".join(_COUNT.format(i) for i in range(len(new)))
+            line = connection.execute(text(f"SELECT {columns}"), {f"t{i}": f'"{term}"' for i, term in enumerate(new)})
+            if len(known) > _REMEMBERED:
+                known = {term: n for term, n in known.items() if n > POSTINGS or term in terms}
+            known = known | dict(zip(new, line.one(), strict=True))
+            self._counts = known
+        return known
 
 
 def _candidates(query: str) -> list[str]:
