@@ -17,11 +17,23 @@ if TYPE_CHECKING:
     from whet.learners import Learner, Proposal, TrainMemory
     from whet.learners.weights.dataset import Dataset
     from whet.learners.weights.learner import Trained
+    from whet.learners.weights.recipe import Credentials
     from whet.learners.weights.reports import StepReport
     from whet.learners.weights.rounds import RoundReport
     from whet.memory import Memory
 
-__all__ = ["Wish", "curve", "describe_learners", "is_method", "look", "propose", "show_dataset", "train"]
+__all__ = [
+    "Wish",
+    "curve",
+    "describe_learners",
+    "is_method",
+    "is_scorer",
+    "look",
+    "propose",
+    "show_dataset",
+    "train",
+    "train_scorer",
+]
 
 _SETTING = re.compile(r"(?:(train|rollouts)\.)?(\w+)=(.*)", re.DOTALL)
 _BARS = "▁▂▃▄▅▆▇█"
@@ -91,6 +103,25 @@ async def look(memory: "Memory", wish: Wish, budget: "Budget") -> "Dataset":
     assert isinstance(learner, WeightLearner), "asked for methods only"
     async with make_agent(memory, model=wish.model, graph=wish.graph) as agent:
         return await learner.dataset(_view(memory, wish, agent), await incumbent_arm(memory), budget)
+
+
+def is_scorer(name: str) -> bool:
+    """Returns whether a method trains a scorer, which is no policy."""
+    from whet.learners.weights.method import load_method
+
+    return is_method(name) and load_method(name).info.family == "reward"
+
+
+async def train_scorer(memory: "Memory", wish: Wish, budget: "Budget", folder: Path) -> "Credentials":
+    """Returns what a scorer was found to be worth, after it was trained into a folder."""
+    from whet.learners import WeightLearner, incumbent_arm
+
+    learner = _learner(wish)
+    assert isinstance(learner, WeightLearner), "asked for methods only"
+    async with make_agent(memory, model=wish.model, graph=wish.graph) as agent:
+        view, arm = _view(memory, wish, agent), await incumbent_arm(memory)
+        _, credentials = await learner.train_scorer(view, arm, budget, folder)
+    return credentials
 
 
 async def train(memory: "Memory", wish: Wish, budget: "Budget", folder: Path) -> "Trained":

@@ -9,6 +9,7 @@ is in the memory. The adapter goes on from the one in force, and passes the same
 """
 
 import asyncio
+import functools
 import os
 import shutil
 import tempfile
@@ -50,6 +51,7 @@ from whet.learners.weights.training import train
 from whet.learners.weights.where import EVERYTHING, Where, parse_where
 
 if TYPE_CHECKING:
+    from whet.learners.weights.recipe import Credentials
     from whet.learners.weights.rounds import RoundReport
     from whet.learners.weights.trainer import Trainer
 
@@ -164,6 +166,28 @@ class WeightLearner:
         async with self._session(view, incumbent, budget, folder=folder) as session:
             with session.tracked():
                 return await session.learn()
+
+    async def train_scorer(
+        self, view: TrainMemory, incumbent: Arm, budget: Budget, folder: Path
+    ) -> "tuple[Dataset, Credentials]":
+        """Returns the data of a scorer and what it was found to be worth, after writing it into a folder.
+
+        Raises:
+            UserError: the method trains a policy, or the memory lacks what it needs.
+            ModelError: training broke down.
+        """
+        from whet.learners.weights.methods.scorers import ScorerMethod
+        from whet.learners.weights.scorer import train_scorer
+
+        if not isinstance(self.method, ScorerMethod):
+            raise UserError(f"{self.name} trains a policy, not a scorer; let it propose: whet learn {self.name}")
+        async with self._session(view, incumbent, budget) as session:
+            dataset = await session.dataset()
+            if not dataset.data:
+                raise UserError(f"nothing is left to learn from: {'; '.join(dataset.lines())}")
+            base, objectives, recipe = session.base.base, self.objectives, self.method.recipe()
+            work = functools.partial(train_scorer, base, dataset.data, objectives, session.config, recipe, folder)
+            return dataset, await asyncio.to_thread(work, on_step=session.told)
 
     def _session(self, view: TrainMemory, incumbent: Arm, budget: Budget, *, folder: Path | None = None) -> "_Opening":
         model = self._model or view.model

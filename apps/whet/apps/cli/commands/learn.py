@@ -64,6 +64,10 @@ def learn(
     elif out is not None:
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise UserError(f"{str(out)!r} is not an empty folder; name a new one")
+        if teaching.is_scorer(learner):
+            credentials = with_memory(lambda memory: teaching.train_scorer(memory, wish, budget, out))
+            emit_json(credentials) if json else print("\n".join(credentials.lines()))
+            return
         trained = with_memory(lambda memory: teaching.train(memory, wish, budget, out))
         emit_json(trained.report) if json else note(f"wrote {trained.folder}: {trained.report.steps} steps")
     else:
