@@ -73,9 +73,7 @@ class OPD(Method, frozen=True, kw_only=True):
     def objectives(self) -> dict[str, Objective]:
         """Returns the policy gradient on votes, and the distillation from hints."""
         voted = PolicyGradient(coefficient=self.binary, clip_low=self.clip_low, clip_high=self.clip_high, kl=self.kl)
-        told = Distillation(
-            coefficient=self.hints, alpha=1.0, top_k=self.top_k, teacher=self.teacher, token=self.token
-        )
+        told = Distillation(coefficient=self.hints, alpha=1.0, top_k=self.top_k, teacher=self.teacher, token=self.token)
         return {"": voted, "hint": told}
 
     def training(self) -> TrainConfig:
