@@ -8,21 +8,23 @@ import io
 import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import msgspec
 import torch
+from torch import Tensor
 
 from whet.core.errors import UserError
 from whet.core.ids import digest
 from whet.core.wire import encode
 from whet.learners.weights.config import TrainConfig
 from whet.learners.weights.datum import Datum
+from whet.learners.weights.distributed import like, whole
 from whet.learners.weights.files import write_whole
 from whet.learners.weights.lora import TunedModel
 from whet.learners.weights.objectives import Objective
 
-__all__ = ["Identity", "identity_of", "load", "save"]
+__all__ = ["Identity", "identity_of", "load", "restore", "save", "whole_state"]
 
 Identity: TypeAlias = dict[str, str]
 
@@ -65,6 +67,29 @@ def load(path: Path, identity: Identity, device: torch.device) -> dict[str, obje
     if different := _differences(known, identity):
         raise UserError(f"{str(path)!r} is of another run: {'; '.join(different)}; undo that, or begin in a new folder")
     return state
+
+
+def whole_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Returns an optimiser's state with the shares of all processes put together; all of them have to ask for it."""
+    found = optimizer.state_dict()
+    state = {
+        number: {name: whole(value) if isinstance(value, Tensor) else value for name, value in own.items()}
+        for number, own in found["state"].items()
+    }
+    return found | {"state": state}
+
+
+def restore(optimizer: torch.optim.Optimizer, kept: Mapping[str, Any]) -> None:
+    """Puts a whole state back into an optimiser, each process its share of it."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    state = {
+        number: {
+            name: like(parameters[number], value) if value.shape == parameters[number].shape else value
+            for name, value in own.items()
+        }
+        for number, own in kept["state"].items()
+    }
+    optimizer.load_state_dict({**kept, "state": state})
 
 
 def _fields(config: TrainConfig) -> dict[str, object]:

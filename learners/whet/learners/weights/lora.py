@@ -29,10 +29,12 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from whet.core.errors import StoreError, UserError
 from whet.core.ids import digest
+from whet.learners.weights.attention import use_packed_attention
 from whet.learners.weights.config import TrainConfig
+from whet.learners.weights.distributed import ALONE, World, whole
 from whet.learners.weights.fused import fuse
 from whet.learners.weights.logprobs import token_logprobs
-from whet.learners.weights.packing import Packed, use_packed_attention
+from whet.learners.weights.packing import Packed
 from whet.learners.weights.supported import check_supported
 
 __all__ = ["TunedModel", "Weights"]
@@ -53,10 +55,20 @@ class TunedModel:
     ``fingerprint`` is a digest of a few numbers of every parameter at the start: models of one shape differ in it, too.
     """
 
-    def __init__(self, base: str | Path, config: TrainConfig, *, init: Path | None = None, head: bool = False) -> None:
-        self.base, self.config = Path(base), config
-        self.device = _device(config.device)
-        self.causal = _load_base(self.base, _dtype(config.dtype, self.device)).to(self.device)  # type: ignore[arg-type]
+    def __init__(
+        self,
+        base: str | Path,
+        config: TrainConfig,
+        *,
+        init: Path | None = None,
+        head: bool = False,
+        world: World = ALONE,
+    ) -> None:
+        self.base, self.config, self.world = Path(base), config, world
+        self.device = world.device(_device(config.device))
+        self.causal = _load_base(self.base, _dtype(config.dtype, self.device))
+        if world.alone:  # or each layer goes there when it is shared out
+            self.causal.to(self.device)  # type: ignore[arg-type]
         use_packed_attention(self.causal)
         self.fresh = init is None
         with torch.random.fork_rng(devices=[]):
@@ -64,13 +76,14 @@ class TunedModel:
             self.model = _with_lora(self.causal, config) if init is None else _with_adapter(self.causal, config, init)
         self.model.eval()
         fuse(self.model)
+        self.fingerprint = _fingerprint(self.causal)
+        world.shard(self.causal, self.device)
         check_supported(self.causal)
         if config.checkpointing:
             _checkpoint_layers(self.causal)
         self.head = _head(self.width, init).to(self.device) if head else None
         self.ema: dict[str, Tensor] | None = None
         self._initial = None if self.fresh else self._copy()
-        self.fingerprint = _fingerprint(self.causal)
 
     @property
     def width(self) -> int:
@@ -85,7 +98,7 @@ class TunedModel:
     @property
     def head_vd(self) -> Tensor:
         """The vocabulary head, (V, d)."""
-        output = self.causal.get_output_embeddings()
+        output = self.causal.get_output_embeddings()  # type: ignore[no-untyped-call]
         assert isinstance(output, nn.Linear), "checked when the model was loaded"
         return output.weight
 
@@ -96,6 +109,11 @@ class TunedModel:
     def trainable(self) -> list[nn.Parameter]:
         """Returns everything that the optimiser changes."""
         return [*self.factors().values(), *([] if self.head is None else self.head.parameters())]
+
+    def groups(self) -> list[dict[str, list[nn.Parameter]]]:
+        """Returns the same in the optimiser's groups: factors may be shares of a process, a head never is."""
+        heads = [] if self.head is None else [{"params": list(self.head.parameters())}]
+        return [{"params": list(self.factors().values())}, *heads]
 
     def hidden(self, packed: Packed) -> Tensor:
         """Returns the last hidden states of a packed row, (T, d)."""
@@ -138,13 +156,18 @@ class TunedModel:
     def save(self, folder: Path, *, name: str = "") -> None:
         """Writes a peft adapter (and the head) into a folder; ``name`` is how the base is called in it.
 
+        Of several processes, all of which have to call it, the first one writes.
+
         Raises:
             StoreError: it cannot be written; nothing of it is left, and what was there is untouched.
         """
+        factors = {key: whole(factor.detach()) for key, factor in self.factors().items()}
+        if not self.world.leads:
+            return
         beside = folder.with_name(f".{folder.name}.{os.getpid()}")
         try:
             beside.mkdir(parents=True, exist_ok=True)
-            self._write(beside, name or self.base.name)
+            self._write(beside, name or self.base.name, factors)
             folder.mkdir(exist_ok=True)
             for path in beside.iterdir():
                 path.replace(folder / path.name)
@@ -155,8 +178,8 @@ class TunedModel:
         finally:
             shutil.rmtree(beside, ignore_errors=True)
 
-    def _write(self, folder: Path, name: str) -> None:
-        self.model.save_pretrained(str(folder), save_embedding_layers=False)
+    def _write(self, folder: Path, name: str, factors: dict[str, Tensor]) -> None:
+        self.model.save_pretrained(str(folder), save_embedding_layers=False, state_dict=factors)
         path = folder / "adapter_config.json"
         config = json.loads(path.read_text()) | {"base_model_name_or_path": name}
         path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
@@ -169,8 +192,11 @@ class TunedModel:
 
     @torch.no_grad()
     def _swap(self, other: dict[str, Tensor]) -> None:
+        # The values change places, not the tensors: a process's share of the weights knows where its own lie.
         for name, factor in self.factors().items():
-            factor.data, other[name] = other[name], factor.data
+            kept = factor.clone()
+            factor.copy_(other[name])
+            other[name].copy_(kept)
 
 
 def _device(wanted: str) -> torch.device:

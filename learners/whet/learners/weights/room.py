@@ -19,10 +19,13 @@ _SMALLEST = 64
 
 
 class Room:
-    """A number of tokens that fits into memory, as far as is known."""
+    """A number of tokens that fits into memory, as far as is known.
 
-    def __init__(self, tokens: int) -> None:
-        self.tokens = tokens
+    ``retries=False``: it is not halved, because other processes wait for what ran out of memory here.
+    """
+
+    def __init__(self, tokens: int, *, retries: bool = True) -> None:
+        self.tokens, self.retries = tokens, retries
 
     def attempt(self, compute: Callable[[int], T]) -> T:
         """Returns what ``compute`` gives for the number of tokens, halving it until memory suffices.
@@ -43,10 +46,10 @@ class Room:
     def _halve(self, said: str) -> None:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        if self.tokens <= _SMALLEST:
+        if self.tokens <= _SMALLEST or not self.retries:
             raise ModelError(
                 f"memory does not suffice for {self.tokens} tokens at once ({said}); set checkpointing, a smaller "
-                "chunk, or a limit on the length of rows",
+                "chunk or micro_tokens, or a limit on the length of rows",
                 failure="other",
             )
         self.tokens = max(_SMALLEST, self.tokens // 2)

@@ -17,7 +17,7 @@ from whet.learners.weights.logprobs import divergence, token_logprobs
 from whet.learners.weights.lora import TunedModel, Weights
 from whet.learners.weights.losses import Scores, needs, reference_point
 from whet.learners.weights.objectives import Distillation, Objective, Unpaired
-from whet.learners.weights.packing import Packed, micro_batches, pack
+from whet.learners.weights.packing import Packed, pack
 from whet.learners.weights.room import Room
 
 __all__ = ["Known", "Scorer"]
@@ -34,7 +34,7 @@ class Scorer:
     """
 
     def __init__(self, tuned: TunedModel, *, chunk: int, room: Room) -> None:
-        self.tuned, self.chunk, self.room = tuned, chunk, room
+        self.tuned, self.chunk, self.room, self.world = tuned, chunk, room, tuned.world
         self.old: Known = {}
         self.reference: Known = {}
 
@@ -97,6 +97,11 @@ class Scorer:
         """Takes the policy as it stands for the old one of these data."""
         self.old = dict(zip(map(_key, data), self.score(data), strict=True))
 
+    def prepare(self, objective: Objective, data: Sequence[Datum]) -> None:
+        """Computes what a whole batch needs of the reference, where several processes have to do so together."""
+        if not self.world.alone and "reference" in needs(objective):
+            self._reference_of(data)
+
     def known(self, data: Sequence[Datum]) -> dict[str, list[Tensor | None]]:
         """Returns what is remembered of data, in their order, for a checkpoint."""
         return {
@@ -117,15 +122,26 @@ class Scorer:
     def _each(self, data: Sequence[Datum], compute: Callable[[Packed], Tensor]) -> list[Tensor]:
         """Returns what is computed per counted token, for each datum."""
 
+        places = {id(datum): place for place, datum in enumerate(data)}
+
         def attempt(tokens: int) -> dict[int, Tensor]:
             found: dict[int, Tensor] = {}
-            for micro in micro_batches([[datum] for datum in data], tokens):
-                parts = torch.split(compute(pack(micro, self.tuned.device)), [datum.counted for datum in micro])
-                found |= dict(zip(map(id, micro), parts, strict=True))
+            for work in self.world.work([[datum] for datum in data], tokens) if data else ():
+                value_n = compute(pack(work.data, self.tuned.device))
+                parts = torch.split(value_n, [datum.counted for datum in work.data])
+                if work.counts:
+                    found |= {places[id(datum)]: part for datum, part in zip(work.data, parts, strict=True)}
             return found
 
-        found = self.room.attempt(attempt)
-        return [found[id(datum)] for datum in data]
+        found = self._together(self.room.attempt(attempt))
+        return [found[places[id(datum)]] for datum in data]
+
+    def _together(self, found: dict[int, Tensor]) -> dict[int, Tensor]:
+        """Returns what all processes found."""
+        if self.world.alone:
+            return found
+        parts = self.world.gather({place: value_n.cpu() for place, value_n in found.items()})
+        return {place: value_n.to(self.tuned.device) for part in parts for place, value_n in part.items()}
 
     def _head(self, packed: Packed) -> Tensor:
         """Returns the scalar head on the counted tokens themselves, (N,)."""

@@ -26,10 +26,10 @@ from whet.core.wire import decode, encode
 from whet.learners.weights import checkpoint as checkpoints
 from whet.learners.weights.config import TrainConfig, lora_rate
 from whet.learners.weights.datum import Datum, check, units
+from whet.learners.weights.distributed import ALONE, World, like, whole
 from whet.learners.weights.lora import TunedModel, Weights
 from whet.learners.weights.losses import loss_of, needs, normaliser, unfit
 from whet.learners.weights.objectives import Distillation, Objective, Unpaired
-from whet.learners.weights.packing import micro_batches
 from whet.learners.weights.reports import StepReport, TrainReport
 from whet.learners.weights.room import Room
 from whet.learners.weights.scoring import Scorer
@@ -53,16 +53,17 @@ class Trainer:
         objectives: dict[str, Objective],
         *,
         init: Path | None = None,
+        world: World = ALONE,
     ) -> None:
-        self.config, self.objectives = config, objectives
+        self.config, self.objectives, self.world = config, objectives, world
         self.ema_rate = _ema_rate(objectives)
         wanted = frozenset[str]().union(*(needs(objective) for objective in objectives.values()))
-        self.tuned = TunedModel(base, config, init=init, head="head" in wanted)
+        self.tuned = TunedModel(base, config, init=init, head="head" in wanted, world=world)
         self.lr = config.lr or lora_rate(self.tuned.width) * config.lr_scale
         self.optimizer = torch.optim.AdamW(
-            self.tuned.trainable(), lr=self.lr, betas=_BETAS, eps=1e-8, weight_decay=config.weight_decay
+            self.tuned.groups(), lr=self.lr, betas=_BETAS, eps=1e-8, weight_decay=config.weight_decay
         )
-        self.room = Room(config.micro_tokens)
+        self.room = Room(config.micro_tokens, retries=world.alone)
         self.scorer = Scorer(self.tuned, chunk=config.chunk, room=self.room)
         self.done = 0
         self.reports: list[StepReport] = []
@@ -114,13 +115,16 @@ class Trainer:
             objective = self.objectives[term]
             divisor = normaliser(objective, part)
             point = self.scorer.point(objective, part)
-            for micro in micro_batches(graded[term], tokens):
-                loss, sums, per_token = self._micro(objective, micro, point)
-                (loss / divisor).backward()  # type: ignore[no-untyped-call]
+            self.scorer.prepare(objective, part)
+            for work in self.world.work(graded[term], tokens) if graded[term] else ():
+                loss, sums, per_token = self._micro(objective, work.data, point)
+                # Processes average their gradients, and those of one batch add up.
+                share = self.world.size * work.counts
+                (loss * (share / divisor)).backward()  # type: ignore[no-untyped-call]
                 for found, by in (({"loss": float(loss.detach()), **sums}, divisor), (per_token, counted)):
                     for name, value in found.items():
-                        means[name] = means.get(name, 0.0) + value / by
-        return means
+                        means[name] = means.get(name, 0.0) + work.counts * value / by
+        return self.world.sums(means)
 
     def _micro(
         self, objective: Objective, data: Sequence[Datum], point: float
@@ -137,11 +141,12 @@ class Trainer:
     def _blame(self, objective: Objective, data: Sequence[Datum], point: float) -> str:
         """Returns which data have a loss that is not finite, each computed by itself."""
         found = []
-        for unit in units(data):
+        for unit in units(data) if self.world.alone else ():
             loss, _ = loss_of(objective, self.scorer.scores(objective, unit, point))
             if not bool(torch.isfinite(loss)):
                 found.append(f"{unit[0].id or 'unnamed'} (from {', '.join(unit[0].sources[:3]) or 'no source'})")
-        named = "; ".join(found[:5]) or "no datum by itself"
+        several = ", ".join(datum.id or "unnamed" for datum in data[:5])
+        named = "; ".join(found[:5]) or ("no datum by itself" if self.world.alone else f"one of {several}")
         return (
             f"the loss at step {self.done + 1} is not finite; it comes from {named}; nothing was changed by this step"
         )
@@ -177,7 +182,7 @@ class Trainer:
         Raises:
             ModelError: the gradient is not finite; the weights stay as they were.
         """
-        norm = float(torch.nn.utils.clip_grad_norm_(self.tuned.trainable(), self.config.clip))
+        norm = self.world.clip(self.tuned.trainable(), self.config.clip)
         if not math.isfinite(norm):
             self.optimizer.zero_grad()
             raise ModelError(f"the gradient at step {self.done + 1} is not finite; lower lr", failure="other")
@@ -231,7 +236,7 @@ class Trainer:
             self.total - self.done,
             begin=self.done,
             on_step=on_step,
-            save=lambda: checkpoints.save(checkpoint, identity, self._state(data)),
+            save=lambda: self._save(checkpoint, identity, data),
         )
 
     def run(
@@ -309,14 +314,20 @@ class Trainer:
 
     # --- resuming ---------------------------------------------------------------------------------------------------
 
+    def _save(self, path: Path, identity: checkpoints.Identity, data: Sequence[Datum]) -> None:
+        """Writes a checkpoint; of several processes, which all give their share, the first one writes."""
+        state = self._state(data)
+        if self.world.leads:
+            checkpoints.save(path, identity, state)
+
     def _state(self, data: Sequence[Datum]) -> dict[str, object]:
         """Returns weights, optimiser, averages and position: all that the rest of the run depends on."""
         return {
             "done": self.done,
             "micro_tokens": self.room.tokens,
-            "weights": [p.detach() for p in self.tuned.trainable()],
-            "optimizer": self.optimizer.state_dict(),
-            "ema": self.tuned.ema,
+            "weights": [whole(p.detach()) for p in self.tuned.trainable()],
+            "optimizer": checkpoints.whole_state(self.optimizer),
+            "ema": None if self.tuned.ema is None else {name: whole(part) for name, part in self.tuned.ema.items()},
             "known": self.scorer.known(data),
             "reports": encode(self.reports),
         }
@@ -324,9 +335,11 @@ class Trainer:
     def _resume(self, state: dict[str, Any], data: Sequence[Datum]) -> None:
         with torch.no_grad():
             for parameter, kept in zip(self.tuned.trainable(), state["weights"], strict=True):
-                parameter.copy_(kept)
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.tuned.ema = state["ema"]
+                parameter.copy_(like(parameter, kept))
+        checkpoints.restore(self.optimizer, state["optimizer"])
+        if state["ema"] is not None:
+            factors = self.tuned.factors()
+            self.tuned.ema = {name: like(factors[name], part) for name, part in state["ema"].items()}
         self.done, self.room.tokens = state["done"], min(self.room.tokens, state["micro_tokens"])
         self.scorer.recall(data, state["known"])
         self.reports = decode(state["reports"], list[StepReport])
