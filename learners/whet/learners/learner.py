@@ -15,6 +15,7 @@ import msgspec
 
 from whet.core.budget import Budget
 from whet.core.errors import UserError
+from whet.core.loading import nearest
 from whet.core.policy import Policy
 from whet.core.records import Candidate, Lesson, Record
 from whet.learners.gate import Arm
@@ -88,11 +89,14 @@ def load_learner(name: str, **options: object) -> Learner:
         return _weight_learner(name, options)
     path = LEARNERS.get(name, name)
     module, _, attribute = path.partition(":")
+    known = [*sorted(LEARNERS), *METHODS]
     try:
         made = vars(import_module(module))[attribute]
     except (ImportError, KeyError, ValueError) as error:
-        known = ", ".join([*sorted(LEARNERS), *METHODS])
-        raise UserError(f"no learner {name!r} ({error}); there are {known}, or give package.module:Class") from error
+        why = f" ({error})" if attribute else nearest(name, known)
+        raise UserError(
+            f"no learner {name!r}{why}; there are {', '.join(known)}, or give package.module:Class"
+        ) from error
     accepted = inspect.signature(made).parameters
     if unknown := sorted(set(options) - set(accepted)):
         raise UserError(f"learner {name!r} takes no {', '.join(unknown)}; it takes {', '.join(accepted) or 'nothing'}")

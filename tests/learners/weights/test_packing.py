@@ -10,10 +10,11 @@ import transformers
 from torch import Tensor
 
 from whet.core.errors import UserError
+from whet.learners.weights.attention import Segments, use_packed_attention
 from whet.learners.weights.config import TrainConfig
 from whet.learners.weights.datum import Datum, units
 from whet.learners.weights.lora import TunedModel
-from whet.learners.weights.packing import Packed, micro_batches, pack, use_packed_attention
+from whet.learners.weights.packing import Packed, micro_batches, pack
 
 CPU = torch.device("cpu")
 VOCABULARY = 61
@@ -75,8 +76,7 @@ def ragged(seed: int = 0) -> list[Datum]:
 def hidden(model: transformers.PreTrainedModel, packed: Packed) -> list[Tensor]:
     """Returns the hidden states of each sequence of a row."""
     row_td = model.base_model(**packed.inputs()).last_hidden_state[0]
-    lengths = [len(each.tokens) for each in packed.data]
-    return [row_td[places[:n]] for places, n in zip(packed.segments.gather_sl, lengths, strict=True)]
+    return [row_td[list(places)] for places in packed.places]
 
 
 def alone(model: transformers.PreTrainedModel, each: Datum) -> Tensor:
@@ -127,9 +127,18 @@ def test_shared_beginnings_are_in_the_row_once() -> None:
     packed = pack([datum([1, 2, 3, 4]), datum([1, 2, 5]), datum([9]), datum([1, 2, 3, 4])], CPU)
     assert packed.ids_1t.numel() == 6
     assert packed.positions_1t[0].tolist() == [0, 1, 2, 3, 2, 0]
-    where = zip(packed.segments.gather_sl, (4, 3, 1, 4), strict=True)
-    rows = [packed.ids_1t[0][places[:n]].tolist() for places, n in where]
+    rows = [packed.ids_1t[0][list(places)].tolist() for places in packed.places]
     assert rows == [[1, 2, 3, 4], [1, 2, 5], [9], [1, 2, 3, 4]]
+
+
+def test_attention_runs_in_blocks_of_similar_lengths() -> None:
+    lengths = [100, 10, 80, 9, 8, 30]
+    starts = [sum(lengths[:number]) for number in range(len(lengths))]
+    places = [range(start, start + length) for start, length in zip(starts, lengths, strict=True)]
+    segments = Segments.of(places, CPU)
+    assert segments.blocks == ((2, 100), (1, 30), (3, 10))
+    assert segments.gather_p[segments.scatter_t].tolist() == list(range(sum(lengths)))
+    assert not segments.shared
 
 
 def test_numbers_go_with_their_tokens() -> None:

@@ -170,7 +170,7 @@ def _learner(wish: Wish) -> "Learner":
     Raises:
         UserError: a setting cannot be read, or the learner does not have it.
     """
-    from whet.learners import load_learner
+    from whet.learners import WeightLearner, load_learner
 
     options: dict[str, object] = {}
     groups: dict[str, dict[str, object]] = {"train": {}, "rollouts": {}}
@@ -186,16 +186,22 @@ def _learner(wish: Wish) -> "Learner":
             )
         return load_learner(wish.learner, **options)
     told = _Told()
-    return load_learner(
-        wish.learner,
-        where=wish.where,
-        training=groups["train"],
-        rollouts=groups["rollouts"],
-        practise=bool(wish.tasks),
-        on_step=told.step,
-        on_round=told.round,
-        **options,
-    )
+    chosen: dict[str, object] = {
+        "where": wish.where,
+        "training": groups["train"],
+        "rollouts": groups["rollouts"],
+        "practise": bool(wish.tasks),
+        "on_step": told.step,
+        "on_round": told.round,
+    }
+    if taken := sorted({*chosen, "model", "sandboxes"} & set(options)):
+        raise UserError(f"--set cannot set {taken[0]}; there are --where, --model, --tasks, train.… and rollouts.…")
+    learner = load_learner(wish.learner, **chosen, **options)
+    if wish.tasks and isinstance(learner, WeightLearner) and learner.plan is None:
+        raise UserError(
+            f"{wish.learner} does not practise; run the tasks first, then leave --tasks out: whet run TASKS"
+        )
+    return learner
 
 
 class _Told:

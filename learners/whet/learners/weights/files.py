@@ -1,12 +1,36 @@
-"""Files that are written whole or not at all: a process that dies in the middle leaves the previous one."""
+"""Files and folders that are written whole or not at all: what dies in the middle leaves what was there before."""
 
 import os
-from contextlib import suppress
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from whet.core.errors import StoreError
+from whet.core.errors import StoreError, UserError
 
-__all__ = ["write_whole"]
+__all__ = ["whole_folder", "write_whole"]
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """Yields a folder beside it, which takes its place when the block ends well, and is gone otherwise.
+
+    Raises:
+        UserError: there is something in the folder.
+        StoreError: it cannot be made.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{str(folder)!r} is not an empty folder; name a new one")
+    beside = folder.absolute().with_name(f".{folder.name}.{os.getpid()}")
+    try:
+        beside.mkdir(parents=True)
+    except OSError as error:
+        raise StoreError(f"{str(folder)!r} cannot be written: {error.strerror}; nothing was changed") from error
+    try:
+        yield beside
+        beside.replace(folder)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
 
 
 def write_whole(path: Path, data: bytes | str) -> None:

@@ -23,7 +23,7 @@ from whet.learners.weights.config import TrainConfig
 from whet.learners.weights.datum import Datum
 from whet.learners.weights.files import write_whole
 from whet.learners.weights.objectives import Objective
-from whet.learners.weights.trainer import StepReport, Trainer, TrainReport
+from whet.learners.weights.reports import StepReport, TrainReport
 
 __all__ = ["Job", "read_job", "run_job", "write_job"]
 
@@ -86,6 +86,8 @@ def run_job(folder: Path, on_step: Callable[[StepReport], None] | None = None) -
         ModelError: training broke down; the message names the data.
         StoreError: the disk is full; the last checkpoint is untouched.
     """
+    from whet.learners.weights.trainer import Trainer
+
     done = folder / "report.json"
     if done.is_file():
         return decode(done.read_bytes(), TrainReport)

@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
-from whet.core.adapters import AdapterCard, base_digest, describe, pack, unpack
+from whet.core.adapters import AdapterCard, base_digest, check_fit, describe, pack, unpack
 from whet.core.budget import Budget
 from whet.core.errors import UserError
+from whet.core.loading import load_object
 from whet.core.models import Model, as_model
 from whet.core.models.model import Adaptable
 from whet.core.models.tiny.model import WEIGHTS
@@ -39,6 +40,7 @@ from whet.learners.weights.collect import collect
 from whet.learners.weights.config import TrainConfig
 from whet.learners.weights.dataset import Dataset, build_dataset, options_of
 from whet.learners.weights.experience import Experience
+from whet.learners.weights.files import whole_folder
 from whet.learners.weights.job import Job, write_job
 from whet.learners.weights.keeping import Replay, kept_objectives
 from whet.learners.weights.kit import AgentKit
@@ -47,7 +49,7 @@ from whet.learners.weights.reports import StepReport, TrainReport
 from whet.learners.weights.rows import Row
 from whet.learners.weights.templates import ChatTemplate, encode_row, load_template
 from whet.learners.weights.trackers import Tracker, check_tracker, track
-from whet.learners.weights.training import train
+from whet.learners.weights.training import stoppable, train
 from whet.learners.weights.where import EVERYTHING, Where, parse_where
 
 if TYPE_CHECKING:
@@ -120,7 +122,11 @@ class WeightLearner:
         self.config = _changed(self.method.training(), training or {}, "train")
         plan = self.method.rollouts
         if rollouts and (plan is None or not practise):
-            raise UserError(f"{self.name} does not practise here, so rollouts cannot be set; it learns from the memory")
+            way = "it learns from the memory" if plan is None else "give it tasks to practise on: --tasks"
+            raise UserError(f"{self.name} does not practise here, so rollouts cannot be set; {way}")
+        for name, number in (("tokens", tokens), ("longest", longest), ("concurrency", concurrency)):
+            if number is not None and number < 1:
+                raise UserError(f"{name} is {number!r}; it must be at least 1")
         self.plan = _changed(plan, rollouts or {}, "rollouts") if plan is not None and practise else None
         check_tracker(tracker)
         self.objectives = kept_objectives(self.method, replay=replay, kl=kl)
@@ -149,8 +155,11 @@ class WeightLearner:
             raise UserError(
                 f"{self.name} trains a scorer, not a policy; write it with: whet learn {self.name} --out DIR"
             )
+        on_policy = self.plan is not None and view.can_practise
+        if on_policy and self._python:
+            raise UserError("rounds of practice train in this process; leave python out, or practise=false")
+        self._need_trainer()
         async with self._session(view, incumbent, budget) as session:
-            on_policy = self.plan is not None and view.can_practise
             with session.tracked():
                 trained = await (session.practise() if on_policy else session.learn())
             if trained is not None:
@@ -162,10 +171,17 @@ class WeightLearner:
             return await session.dataset()
 
     async def train(self, view: TrainMemory, incumbent: Arm, budget: Budget, folder: Path) -> Trained:
-        """Returns what was trained once from the memory, in a folder that keeps it: an adapter, or a scorer."""
-        async with self._session(view, incumbent, budget, folder=folder) as session:
-            with session.tracked():
-                return await session.learn()
+        """Returns what was trained once from the memory, in a new folder that keeps the job.
+
+        Raises:
+            UserError: there is something in the folder, or as ``propose``.
+        """
+        self._need_trainer()
+        with whole_folder(folder) as beside:
+            async with self._session(view, incumbent, budget, folder=beside) as session:
+                with session.tracked():
+                    trained = await session.learn()
+        return msgspec.structs.replace(trained, folder=folder / trained.folder.relative_to(beside))
 
     async def train_scorer(
         self, view: TrainMemory, incumbent: Arm, budget: Budget, folder: Path
@@ -177,17 +193,29 @@ class WeightLearner:
             ModelError: training broke down.
         """
         from whet.learners.weights.methods.scorers import ScorerMethod
-        from whet.learners.weights.scorer import train_scorer
 
         if not isinstance(self.method, ScorerMethod):
             raise UserError(f"{self.name} trains a policy, not a scorer; let it propose: whet learn {self.name}")
-        async with self._session(view, incumbent, budget) as session:
-            dataset = await session.dataset()
-            if not dataset.data:
-                raise UserError(f"nothing is left to learn from: {'; '.join(dataset.lines())}")
-            base, objectives, recipe = session.base.base, self.objectives, self.method.recipe()
-            work = functools.partial(train_scorer, base, dataset.data, objectives, session.config, recipe, folder)
-            return dataset, await asyncio.to_thread(work, on_step=session.told)
+        if self._python:
+            raise UserError("a scorer is trained in this process; leave python out")
+        self._need_trainer()
+        from whet.learners.weights.scorer import train_scorer
+
+        with whole_folder(folder) as beside:
+            async with self._session(view, incumbent, budget) as session:
+                dataset = await session.dataset()
+                if not dataset.data:
+                    raise UserError(f"nothing is left to learn from: {'; '.join(dataset.lines())}")
+                base, objectives, recipe = session.base.base, self.objectives, self.method.recipe()
+                work = functools.partial(train_scorer, base, dataset.data, objectives, session.config, recipe, beside)
+                with session.tracked():
+                    credentials = await stoppable(lambda told: work(on_step=told), session.told)
+        return dataset, credentials
+
+    def _need_trainer(self) -> None:
+        """Says what to install before anything is collected or asked."""
+        if not self._python:
+            load_object("whet.learners.weights.trainer:Trainer", what=f"training by {self.name}")
 
     def _session(self, view: TrainMemory, incumbent: Arm, budget: Budget, *, folder: Path | None = None) -> "_Opening":
         model = self._model or view.model
@@ -226,6 +254,7 @@ class _Opening:
             data = await self.view.blob(name)
             init = unpack(data, folder / "incumbent")
             config = msgspec.structs.replace(config, rank=describe(data).rank)
+            _check_incumbent(init, name, self.base.base)
         sandboxes = await self.stack.enter_async_context(self._pool())
         session = _Session(self, folder, init, config, sandboxes)
         if init is not None:
@@ -234,11 +263,9 @@ class _Opening:
 
     def _scratch(self) -> Path:
         """Returns a folder that is gone with the session: what was trained on is in the memory, and only there."""
-        root = self.view.folder
-        if root is not None:
-            root = root / "training"
-            root.mkdir(parents=True, exist_ok=True)
-            sweep(root)
+        root = Path(tempfile.gettempdir()) if self.view.folder is None else self.view.folder / "training"
+        root.mkdir(parents=True, exist_ok=True)
+        sweep(root)
         folder = Path(tempfile.mkdtemp(prefix=f"{_SCRATCH}{os.getpid()}-", dir=root))
         self.stack.callback(shutil.rmtree, folder, ignore_errors=True)
         return folder
@@ -353,6 +380,7 @@ class _Session:
     # --- what the kit asks for --------------------------------------------------------------------------------------
 
     async def _score(self, rows: Sequence[Row], teacher: bool) -> list[list[float]]:
+        self.learner._need_trainer()
         from whet.learners.weights.objectives import NLL
         from whet.learners.weights.trainer import Trainer
 
@@ -394,6 +422,15 @@ class _Session:
             usage=self.kit.usage,
             trust="tainted" if dataset.tainted else "trusted",
         )
+
+
+def _check_incumbent(folder: Path, name: str, base: str) -> None:
+    """Refuses to go on from an adapter of another base."""
+    try:
+        check_fit(folder, base)
+    except UserError as error:
+        why = str(error).replace(repr(str(folder)), repr(name[:12]))
+        raise UserError(f"the adapter in force cannot be trained further: {why}; or begin anew: fresh=true") from error
 
 
 def sweep(root: Path) -> None:

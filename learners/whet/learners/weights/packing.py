@@ -4,104 +4,19 @@
     hidden_td = model(**packed.inputs())                  # one row of all tokens; use_packed_attention(model) before
 
 Linear layers see exactly the tokens there are, and a beginning that several sequences share (the prompt of a pair, of
-a group) only once. Attention gathers the tokens into (sequence, position) and runs causal attention there, so that no
-mask is made and nothing leaks from one sequence to its neighbour.
+a group) only once.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
-from torch.nn import functional
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
 
-from whet.core.errors import UserError
+from whet.learners.weights.attention import Segments
 from whet.learners.weights.datum import Datum
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
-__all__ = ["Packed", "Segments", "micro_batches", "pack", "use_packed_attention"]
-
-NAME = "whet_packed"
-
-
-@dataclass(frozen=True)
-class Segments:
-    """Where sequences lie in a packed row of T tokens.
-
-    ``gather_sl``: for each of S sequences and L positions the place in the row (any place for padding). ``scatter_t``:
-    for each token of the row its place in the flattened (S, L), in one of the sequences it belongs to. ``shared``:
-    whether some token belongs to several.
-    """
-
-    gather_sl: Tensor
-    scatter_t: Tensor
-    shared: bool
-
-    @classmethod
-    def of(cls, places: Sequence[Sequence[int]], device: torch.device) -> "Segments":
-        """Returns the segments of sequences whose tokens lie at these places of the row."""
-        longest = max(map(len, places))
-        # Padding comes after everything that attends: what stands there is never seen, and token 0 is as good as any.
-        gather = torch.tensor([[*row, *[0] * (longest - len(row))] for row in places])
-        scatter: dict[int, int] = {}
-        for number, row in enumerate(places):
-            for position, place in enumerate(row):
-                scatter.setdefault(place, number * longest + position)
-        owned = torch.tensor([scatter[place] for place in range(len(scatter))])
-        return cls(gather.to(device), owned.to(device), shared=len(scatter) < sum(map(len, places)))
-
-    def gather(self, part: Tensor) -> Tensor:
-        """Returns (1, heads, T, size) as (S, heads, L, size)."""
-        flat: Tensor = _Gather.apply(part[0].transpose(0, 1), self)  # type: ignore[no-untyped-call]
-        return flat.view(*self.gather_sl.shape, *flat.shape[1:]).transpose(1, 2)
-
-    def scatter(self, part_shld: Tensor) -> Tensor:
-        """Returns (S, heads, L, size) as (1, T, heads, size)."""
-        flat = part_shld.transpose(1, 2).flatten(0, 1)
-        row: Tensor = _Scatter.apply(flat, self)  # type: ignore[no-untyped-call]
-        return row[None]
-
-
-class _Gather(torch.autograd.Function):
-    """From the row to (sequence, position); back, every token gets the sum over the sequences it belongs to."""
-
-    @staticmethod
-    def forward(ctx: FunctionCtx, row: Tensor, segments: Segments) -> Tensor:
-        ctx.segments = segments  # type: ignore[attr-defined]
-        return row.index_select(0, segments.gather_sl.flatten())
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None]:
-        segments: Segments = ctx.segments  # type: ignore[attr-defined]
-        if not segments.shared:
-            return grad.index_select(0, segments.scatter_t), None
-        # What padding adds to token 0 is zero: nothing that is looked at attends to it.
-        total = grad.new_zeros(len(segments.scatter_t), *grad.shape[1:])
-        return total.index_add_(0, segments.gather_sl.flatten(), grad), None
-
-
-class _Scatter(torch.autograd.Function):
-    """From (sequence, position) to the row, a token of several sequences from one of them (they agree); and back."""
-
-    @staticmethod
-    def forward(ctx: FunctionCtx, flat: Tensor, segments: Segments) -> Tensor:
-        ctx.segments = segments  # type: ignore[attr-defined]
-        return flat.index_select(0, segments.scatter_t)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None]:
-        segments: Segments = ctx.segments  # type: ignore[attr-defined]
-        flat = grad.new_zeros(segments.gather_sl.numel(), *grad.shape[1:])
-        return flat.index_copy_(0, segments.scatter_t, grad), None
+__all__ = ["Packed", "micro_batches", "pack"]
 
 
 @dataclass(frozen=True)
@@ -111,10 +26,11 @@ class Packed:
     ``at_n``: where the counted tokens stand in the row, ``before_n`` where the tokens before them do, whose hidden
     states predict them. ``sequence_n``: which datum each belongs to. ``weights_n``, ``scaled_n``: the data's weights,
     without and times their scales. ``behaviour_n``: behaviour logprobs (NaN where unknown). ``order_n``: which counted
-    token of its datum it is, from 0.
+    token of its datum it is, from 0. ``places``: for each datum, where its tokens stand in the row.
     """
 
     data: tuple[Datum, ...]
+    places: tuple[tuple[int, ...], ...]
     ids_1t: Tensor
     positions_1t: Tensor
     segments: Segments
@@ -161,6 +77,7 @@ def pack(data: Sequence[Datum], device: torch.device) -> Packed:
 
     return Packed(
         data=tuple(data),
+        places=tuple(map(tuple, places)),
         ids_1t=integers(row)[None],
         positions_1t=integers(positions)[None],
         segments=Segments.of(places, device),
@@ -244,63 +161,3 @@ def _size(unit: Sequence[Datum], prompts: set[tuple[int, ...]]) -> int:
         theirs += answer + (0 if context in prompts else len(context))
         prompts |= {prompt, context}
     return max(own, theirs)
-
-
-def use_packed_attention(model: "PreTrainedModel") -> None:
-    """Makes the model attend within segments where it is given packed rows; otherwise it does as before (SDPA).
-
-    Raises:
-        UserError: the model has an attention of its own kind.
-    """
-    AttentionInterface.register(NAME, packed_attention)
-    AttentionMaskInterface.register(NAME, sdpa_mask)
-    try:
-        model.set_attn_implementation(NAME)
-    except (ValueError, AttributeError) as error:
-        kind = type(model).__name__
-        raise UserError(f"{kind} cannot be trained packed: its attention cannot be replaced ({error})") from error
-
-
-def packed_attention(
-    module: torch.nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    *,
-    segments: Segments | None = None,
-    scaling: float | None = None,
-    dropout: float = 0.0,
-    sliding_window: int | None = None,
-    **more: object,
-) -> tuple[Tensor, None]:
-    """Returns what attention gives, (1, T, heads, size), from query, key and value (1, heads, T, size).
-
-    Without ``segments`` it is transformers' own SDPA attention.
-
-    Raises:
-        UserError: the model wants what is not computed here (soft caps, attention sinks).
-    """
-    if foreign := [name for name in ("softcap", "s_aux", "position_bias") if more.get(name) is not None]:
-        raise UserError(f"{type(module).__name__} needs {', '.join(foreign)}, which packed training does not compute")
-    if segments is None:
-        kept = {"scaling": scaling, "dropout": dropout, "sliding_window": sliding_window, **more}
-        return sdpa_attention_forward(module, query, key, value, attention_mask, **kept)  # type: ignore[arg-type]
-    longest = segments.gather_sl.shape[1]
-    near = _band(longest, sliding_window, query.device) if sliding_window and sliding_window < longest else None
-    out_shld = functional.scaled_dot_product_attention(
-        segments.gather(query),
-        segments.gather(key),
-        segments.gather(value),
-        attn_mask=near,
-        dropout_p=dropout,
-        scale=scaling,
-        is_causal=near is None,
-        enable_gqa=query.shape[1] != key.shape[1],
-    )
-    return segments.scatter(out_shld), None
-
-
-def _band(longest: int, window: int, device: torch.device) -> Tensor:
-    distance = torch.arange(longest, device=device)[:, None] - torch.arange(longest, device=device)[None]
-    return (distance >= 0) & (distance < window)

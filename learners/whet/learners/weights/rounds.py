@@ -23,6 +23,7 @@ from whet.learners.weights.experience import Episode, Experience
 from whet.learners.weights.method import Rollouts
 from whet.learners.weights.reports import StepReport, TrainReport
 from whet.learners.weights.trainer import Trainer
+from whet.learners.weights.training import stoppable
 
 __all__ = ["Prepare", "Probe", "Rate", "Rollout", "RoundReport", "drift", "learn_in_rounds"]
 
@@ -125,7 +126,7 @@ async def _train(
 ) -> TrainReport:
     steps = max(1, math.ceil(len(units(data)) * plan.epochs / trainer.config.batch))
     trainer.total = max(trainer.total, trainer.done + steps * (plan.rounds - number))
-    return await asyncio.to_thread(trainer.run, data, steps, on_step=on_step)
+    return await stoppable(lambda told: trainer.run(data, steps, on_step=told), on_step)
 
 
 def _report(

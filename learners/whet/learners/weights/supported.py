@@ -52,9 +52,9 @@ def _check_packing(causal: transformers.PreTrainedModel) -> None:
     device = probes[0].device
     row = pack([Datum(tokens=tuple(ids[0].tolist()), mask=(False, *(True,) * 4)) for ids in probes], device)
     hidden_td = causal.base_model(**row.inputs()).last_hidden_state[0]
-    for ids, places in zip(probes, row.segments.gather_sl, strict=True):
+    for ids, places in zip(probes, row.places, strict=True):
         alone = causal.base_model(input_ids=ids, use_cache=False).last_hidden_state[0]
-        if _differ(hidden_td[places], alone):
+        if _differ(hidden_td[list(places)], alone):
             raise _refusal(causal, "mixes sequences that lie side by side in a packed row")
 
 

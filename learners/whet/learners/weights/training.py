@@ -1,4 +1,4 @@
-"""Training from asynchronous code: a job runs in a thread, or in another environment, and can be called off.
+"""Training from asynchronous code: it runs in a thread, or in another environment, and can be called off.
 
 report = await train(folder, on_step=print)
 report = await train(folder, python="/opt/trainer/bin/python")
@@ -8,13 +8,15 @@ import asyncio
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from whet.core.errors import ModelError, UserError
 from whet.core.wire import decode
 from whet.learners.weights.reports import StepReport, TrainReport
 
-__all__ = ["train"]
+__all__ = ["stoppable", "train"]
 
+T = TypeVar("T")
 OnStep = Callable[[StepReport], None]
 
 
@@ -30,6 +32,20 @@ async def train(folder: Path, *, on_step: OnStep | None = None, python: str = ""
     """
     if python:
         return await _elsewhere(folder, on_step, python)
+
+    def work(told: OnStep) -> TrainReport:
+        from whet.learners.weights.job import run_job
+
+        return run_job(folder, told)
+
+    return await stoppable(work, on_step)
+
+
+async def stoppable(work: Callable[[OnStep], T], on_step: OnStep | None = None) -> T:
+    """Returns what work does in a thread. It is given what it has to tell of every step.
+
+    Whatever ``on_step`` raises ends the work at that step. So does cancelling the caller, who waits for it to end.
+    """
     stop = threading.Event()
 
     def told(report: StepReport) -> None:
@@ -38,12 +54,7 @@ async def train(folder: Path, *, on_step: OnStep | None = None, python: str = ""
         if on_step is not None:
             on_step(report)
 
-    def work() -> TrainReport:
-        from whet.learners.weights.job import run_job
-
-        return run_job(folder, told)
-
-    running = asyncio.get_running_loop().run_in_executor(None, work)
+    running = asyncio.get_running_loop().run_in_executor(None, work, told)
     try:
         return await asyncio.shield(running)
     except asyncio.CancelledError:

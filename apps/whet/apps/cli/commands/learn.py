@@ -50,20 +50,20 @@ def learn(
         view = View(output="json" if json else "table", limit=None)
         view.show(teaching.describe_learners(), ("name", "learns", "paper", "description"), ("needs", "practises"))
         return
-    if overwrite and export is None:
-        raise UserError("--overwrite is for --export; name its folder")
     if not learner:
         raise UserError("which learner? see: whet learn --list")
+    method = teaching.is_method(learner)
+    _check(learner, method=method, dry_run=dry_run, export=export, overwrite=overwrite, out=out)
+    if tasks and method and (dry_run or export is not None or out is not None):
+        raise UserError("--tasks is for practice, after which an adapter is proposed; leave it out")
     wish = teaching.Wish(
         learner=learner, where=where, settings=tuple(set_ or ()), tasks=tasks, model=model, graph=graph
     )
     budget = limits(calls, dollars, seconds)
-    if teaching.is_method(learner) and (dry_run or export is not None):
+    if method and (dry_run or export is not None):
         dataset = with_memory(lambda memory: teaching.look(memory, wish, budget))
         teaching.show_dataset(dataset, export, overwrite=overwrite, json=json)
     elif out is not None:
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise UserError(f"{str(out)!r} is not an empty folder; name a new one")
         if teaching.is_scorer(learner):
             credentials = with_memory(lambda memory: teaching.train_scorer(memory, wish, budget, out))
             emit_json(credentials) if json else print("\n".join(credentials.lines()))
@@ -73,6 +73,19 @@ def learn(
     else:
         proposals = with_memory(lambda memory: teaching.propose(memory, wish, budget, keep=not dry_run))
         _show(proposals, kept=not dry_run, json=json)
+
+
+def _check(
+    learner: str, *, method: bool, dry_run: bool, export: Path | None, overwrite: bool, out: Path | None
+) -> None:
+    """Refuses what cannot be had at once."""
+    if overwrite and export is None:
+        raise UserError("--overwrite is for --export; name its folder")
+    if out is not None and (dry_run or export is not None):
+        raise UserError(f"--out trains, --{'dry-run' if dry_run else 'export'} does not; choose one of them")
+    if not method and (export is not None or out is not None):
+        name = "export" if export is not None else "out"
+        raise UserError(f"{learner} trains no weights; leave --{name} out")
 
 
 def _show(proposals: "list[Proposal]", *, kept: bool, json: bool) -> None:

@@ -190,8 +190,9 @@ async def check_lift(kit: Kit, rows: Sequence[Row], good: Sequence[str], method:
     without, told = sum(student) / len(probes), sum(teacher) / len(probes)
     if told <= without:
         raise UserError(
-            f"{method}: told what was wrong, the model finds right answers no likelier (mean logprob {told:.2f}, "
-            f"untold {without:.2f}, {len(probes)} answers), so it can teach itself nothing; set context to retry or "
-            "hint, learn with grpo or ilf instead, or train all the same with preflight=false"
+            f"{method}: told what was said of its answers, the model finds right ones no likelier (mean logprob "
+            f"{told:.2f}, untold {without:.2f}, {len(probes)} answers), so it can teach itself nothing: what was said "
+            "is wrong, or in words it does not understand; set context to retry or hint, learn with grpo or ilf, or "
+            "train all the same with preflight=false"
         )
     return told - without
