@@ -65,9 +65,7 @@ class AgentR(Method, frozen=True, kw_only=True):
             found = [made for bad in wrong for made in self._splices(bad, right, kit)]
             spliced += balanced(found, self.per_task, kit.rng)
             good += right if found else []
-        need(
-            spliced, "agent-r", "good and bad runs of one task", "run each training task under several seeds: --seeds 4"
-        )
+        need(spliced, "agent-r", "good and bad runs of one task", "run training tasks again with another --seed")
         rows = [one.row(one.unflagged) for one in spliced]
         return rows + self._unspliced(good, len(spliced), kit)
 
