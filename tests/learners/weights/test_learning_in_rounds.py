@@ -4,6 +4,7 @@ The embedded model starts at guessing. What it learned is put before the real ga
 practised; the control practises as much, judged and criticised by the checks of tasks drawn at random.
 """
 
+import os
 import random
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -20,6 +21,10 @@ from whet.learners.weights.method import Method, Rollouts, load_method
 from whet.learners.weights.methods.hindsight import critic_prompt, retry_prompt, together
 from whet.learners.weights.practice import Judge, Practice
 from whet.learners.weights.trainer import Trainer
+
+pytestmark = pytest.mark.skipif(
+    "WHET_LONG" not in os.environ, reason="minutes of practice, more than a suite may take; WHET_LONG=1 runs it"
+)
 
 Bench = Any  # the fixture of conftest.py
 
@@ -51,7 +56,7 @@ LEARNERS = {
 }
 OTHERS = {
     "ufo": Plan({"turns": 2}, 8, retries=1),
-    "dir": Plan({"rejected": 2, "critiques": 6}, 8),
+    "dir": Plan({"rejected": 2, "critiques": 6}, 5),
     "ttt-sdpo": Plan({}, 12, samples=16, retries=1),
 }
 
