@@ -56,7 +56,7 @@ LEARNERS = {
 }
 OTHERS = {
     "ufo": Plan({"turns": 2}, 8, retries=1),
-    "dir": Plan({"rejected": 2, "critiques": 6}, 5),
+    "dir": Plan({"rejected": 2, "critiques": 6}, 4),
     "ttt-sdpo": Plan({}, 12, samples=16, retries=1),
 }
 
