@@ -3,16 +3,20 @@
     write_job(folder, Job(base="/models/llama", method="rft", config=config, objectives={"": NLL()}), data)
     report = run_job(folder)                    # or, in another environment or on another machine:
     python -m whet.learners.weights.job FOLDER  # one JSON line per step on stdout
+    torchrun --nproc-per-node 4 -m whet.learners.weights.job FOLDER     # on several GPUs, or several CPUs
 
 In: ``job.json``, ``data.jsonl``, and ``init/`` where an adapter is trained further. Out: ``adapter/`` (a peft
 adapter), ``metrics.jsonl``, ``report.json``. A job that was cut off goes on from ``checkpoint.pt``; one that is done
 does nothing.
 """
 
+import os
 import shutil
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -24,6 +28,9 @@ from whet.learners.weights.datum import Datum
 from whet.learners.weights.files import write_whole
 from whet.learners.weights.objectives import Objective
 from whet.learners.weights.reports import StepReport, TrainReport
+
+if TYPE_CHECKING:
+    from whet.learners.weights.distributed import World
 
 __all__ = ["Job", "read_job", "run_job", "write_job"]
 
@@ -86,24 +93,35 @@ def run_job(folder: Path, on_step: Callable[[StepReport], None] | None = None) -
         ModelError: training broke down; the message names the data.
         StoreError: the disk is full; the last checkpoint is untouched.
     """
-    from whet.learners.weights.trainer import Trainer
+    from whet.learners.weights.distributed import joined
 
     done = folder / "report.json"
     if done.is_file():
         return decode(done.read_bytes(), TrainReport)
     job, data = read_job(folder)
     _check_base(job)
-    init = folder / "init"
-    trainer = Trainer(job.base, job.config, job.objectives, init=init if init.is_dir() else None)
-    with _Metrics(folder / "metrics.jsonl", on_step) as told:
+    with joined() as world:
+        return _train(folder, job, data, world, on_step)
+
+
+def _train(
+    folder: Path, job: Job, data: Sequence[Datum], world: "World", on_step: Callable[[StepReport], None] | None
+) -> TrainReport:
+    """Trains what of a job is left; of several processes the first one writes."""
+    from whet.learners.weights.trainer import Trainer
+
+    init, beside = folder / "init", folder / ".adapter"
+    trainer = Trainer(job.base, job.config, job.objectives, init=init if init.is_dir() else None, world=world)
+    with _Metrics(folder / "metrics.jsonl", on_step) if world.leads else nullcontext() as told:
         report = trainer.fit(data, on_step=told, checkpoint=folder / "checkpoint.pt")
-    beside = folder / ".adapter"
-    shutil.rmtree(beside, ignore_errors=True)
+    if world.leads:
+        shutil.rmtree(beside, ignore_errors=True)
     trainer.tuned.save(beside)
-    shutil.rmtree(folder / "adapter", ignore_errors=True)
-    beside.rename(folder / "adapter")
-    write_whole(done, encode(report))
-    (folder / "checkpoint.pt").unlink(missing_ok=True)
+    if world.leads:
+        shutil.rmtree(folder / "adapter", ignore_errors=True)
+        beside.rename(folder / "adapter")
+        write_whole(folder / "report.json", encode(report))
+        (folder / "checkpoint.pt").unlink(missing_ok=True)
     return report
 
 
@@ -145,9 +163,27 @@ def main(arguments: Sequence[str]) -> int:
     try:
         run_job(Path(arguments[0]), lambda report: print(msgspec.json.encode(report).decode(), flush=True))
     except WhetError as error:
-        print(f"whet: {' '.join(str(error).split())}", file=sys.stderr)
+        _say(str(error))
         return error.exit_code
+    except RuntimeError as error:
+        if "WORLD_SIZE" not in os.environ or not _is_lost(error):
+            raise
+        _say("another process is gone")
+        return 1
     return 0
+
+
+def _say(what: str) -> None:
+    """Prints one line, which names the process where there are several."""
+    rank, size = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
+    name = "" if size == "1" else f"process {rank} of {size}: "
+    print(f"whet: {name}{' '.join(what.split())}", file=sys.stderr)
+
+
+def _is_lost(error: RuntimeError) -> bool:
+    from whet.learners.weights.distributed import is_lost
+
+    return is_lost(error)
 
 
 if __name__ == "__main__":
