@@ -397,7 +397,7 @@ def cases_of(options: argparse.Namespace) -> list[Case]:
         chosen = [(size, longer) for size in ("300m", "1b") for longer in (1.0, 4.0)]
     else:
         chosen = [("12m" if options.quick else "50m" if options.device == "cpu" else "300m", 1.0)]
-    steps = 2 if options.quick else 3 if options.device == "cpu" else 10
+    steps = 2 if options.device == "cpu" else 10
     return [
         Case(system=system, micro=micro, task=task, size=size, device=options.device, steps=steps, longer=longer)
         for size, longer in chosen
@@ -409,7 +409,7 @@ def cases_of(options: argparse.Namespace) -> list[Case]:
 def main() -> None:
     """Prints the figures."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="a smaller model and fewer steps")
+    parser.add_argument("--quick", action="store_true", help="a smaller model")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--all", action="store_true", help="two models and two lengths, for a GPU")
     parser.add_argument("--tasks", default=",".join(TASKS), help="some of sft,dpo,grpo")
