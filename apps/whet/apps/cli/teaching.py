@@ -198,9 +198,7 @@ def _learner(wish: Wish) -> "Learner":
         raise UserError(f"--set cannot set {taken[0]}; there are --where, --model, --tasks, train.… and rollouts.…")
     learner = load_learner(wish.learner, **chosen, **options)
     if wish.tasks and isinstance(learner, WeightLearner) and learner.plan is None:
-        raise UserError(
-            f"{wish.learner} does not practise; run the tasks first, then leave --tasks out: whet run TASKS"
-        )
+        raise UserError(f"{wish.learner} does not practise; leave --tasks out, and run them first: whet run TASKS")
     return learner
 
 

@@ -400,6 +400,7 @@ class _Session:
     def candidate(self, policy: Policy, adapter: str, dataset: Dataset, report: TrainReport) -> Candidate:
         """Returns the record of a policy with an adapter: by which method, from which data, at which cost."""
         counts = f"{len(dataset.data)} rows of {len(dataset.card.tasks)} tasks, {report.steps} steps"
+        counts += f", stopped: {report.stopped}" if report.stopped else ""
         return Candidate(
             policy=policy.digest,
             parent=self.incumbent.policy.digest,

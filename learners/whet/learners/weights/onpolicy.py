@@ -65,9 +65,10 @@ async def practise(session: "_Session") -> "Trained | None":
             turn=loop.turn,
             on_round=loop.heard,
         )
-    except BudgetError:
+    except BudgetError as error:
         if not loop.versions:
             raise
+        loop.ended = str(error)
     return await loop.best()
 
 
@@ -93,6 +94,7 @@ class _OnPolicy:
         self.name, self.began = new_id(), time.monotonic()
         self.versions: list[_Version] = []
         self.reports: list[RoundReport] = []
+        self.ended = ""
         self.datasets: list[Dataset] = []
         self.experiences: list[Experience] = []
         self.policy = self._at_temperature(session.incumbent.policy)
@@ -239,7 +241,7 @@ class _OnPolicy:
             tokens_per_second=tokens / max(seconds, 1e-9),
             peak_bytes=0,
             parameters=sum(p.numel() for p in self.trainer.tuned.trainable()),
-            stopped=next((report.alarm for report in self.reports if report.alarm), ""),
+            stopped=next((report.alarm for report in self.reports if report.alarm), self.ended),
         )
 
     async def best(self) -> "Trained | None":

@@ -60,6 +60,8 @@ async def stoppable(work: Callable[[OnStep], T], on_step: OnStep | None = None) 
     except asyncio.CancelledError:
         stop.set()
         await asyncio.wait([running])
+        if not running.cancelled():
+            running.exception()  # It was called off; nobody else asks how it ended.
         raise
 
 
