@@ -122,6 +122,16 @@ def test_a_base_without_a_chat_template_is_named_before_anything_is_trained(ran:
     assert left_of_training(tmp_path) == []
 
 
+def test_weights_that_were_cut_off_are_named(ran: Whet, tmp_path: Path) -> None:
+    shutil.copytree(WEIGHTS, tmp_path / "base")
+    weights = tmp_path / "base" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    result = ran("learn", "rft", "--model", "hf:base", code=2)
+    assert one_line(result.err)
+    assert "'base' is no transformers model" in result.err
+    assert left_of_training(tmp_path) == []
+
+
 def test_an_adapter_of_another_base_is_not_trained_further(ran: Whet, tmp_path: Path) -> None:
     async def put() -> None:
         async with await Memory.open(tmp_path / ".whet") as memory:

@@ -25,6 +25,7 @@ import msgspec
 import peft
 import torch
 import transformers
+from safetensors import SafetensorError
 from torch import Tensor
 
 from whet.core.adapters import adapter_version, check_fit
@@ -78,7 +79,7 @@ class _Weights:
             base: PreTrainedModel = transformers.AutoModelForCausalLM.from_pretrained(
                 folder, local_files_only=True, dtype=dtype
             )
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, SafetensorError) as error:
             raise UserError(f"{folder!r} is no transformers model: {_one_line(error)}") from error
         if self.tokenizer.chat_template is None:
             raise UserError(f"the tokenizer of {folder!r} has no chat template; add chat_template.jinja to the folder")

@@ -182,6 +182,8 @@ class TunedModel:
         self.model.save_pretrained(str(folder), save_embedding_layers=False, state_dict=factors)
         path = folder / "adapter_config.json"
         config = json.loads(path.read_text()) | {"base_model_name_or_path": name}
+        if isinstance(config["target_modules"], list):  # peft keeps a set, whose order is another one in every process
+            config["target_modules"].sort()
         path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
         (folder / "README.md").unlink(missing_ok=True)
         if self.head is not None:
@@ -222,7 +224,7 @@ def _load_base(folder: Path, dtype: torch.dtype) -> transformers.PreTrainedModel
         model: transformers.PreTrainedModel = transformers.AutoModelForCausalLM.from_pretrained(
             folder, local_files_only=True, dtype=dtype
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise UserError(f"{str(folder)!r} is no transformers model: {' '.join(str(error).split())[:200]}") from error
     return model
 
