@@ -184,9 +184,18 @@ def joined() -> Iterator[World]:
         raise ModelError(f"the {world.size} processes did not find each other: {error}", failure="other") from error
     try:
         yield world
-        dist.barrier()
+        _leave()
     finally:
         dist.destroy_process_group()
+
+
+def _leave() -> None:
+    """Waits until all are done. One that is gone by now was done as well, or says itself what was wrong."""
+    try:
+        dist.barrier()
+    except RuntimeError as error:
+        if not is_lost(error):
+            raise
 
 
 def _world(environment: Mapping[str, str]) -> World:
