@@ -169,7 +169,7 @@ def test_the_losses_are_those_of_the_papers() -> None:
     assert load_method("sdpo").objectives() == {"": Distillation(alpha=0.5, top_k=100, teacher="ema", cap=2.0)}
     assert load_method("distil").objectives() == {"": Distillation(alpha=0.0, top_k=100, teacher="ema", cap=2.0)}
     vpd = load_method("vpd", beta=0.2).objectives()
-    assert vpd == {"": Distillation(alpha=1.0, teacher="live", cap=2.0), "teacher": Unpaired(form="bco", beta=0.2)}
+    assert vpd == {"": Distillation(alpha=1.0, teacher="ema", cap=2.0), "teacher": Unpaired(form="bco", beta=0.2)}
     assert load_method("sdpo", alpha=1, token=True, teacher="initial", top_k=None, cap=None).objectives() == {
         "": Distillation(alpha=1.0, token=True, teacher="initial", top_k=None, cap=None)
     }

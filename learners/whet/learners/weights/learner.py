@@ -212,9 +212,9 @@ class WeightLearner:
                     credentials = await stoppable(lambda told: work(on_step=told), session.told)
         return dataset, credentials
 
-    def _need_trainer(self) -> None:
-        """Says what to install before anything is collected or asked."""
-        if not self._python:
+    def _need_trainer(self, *, here: bool = False) -> None:
+        """Says what to install before anything is collected or asked; ``here``: another environment does not help."""
+        if here or not self._python:
             load_object("whet.learners.weights.trainer:Trainer", what=f"training by {self.name}")
 
     def _session(self, view: TrainMemory, incumbent: Arm, budget: Budget, *, folder: Path | None = None) -> "_Opening":
@@ -380,7 +380,7 @@ class _Session:
     # --- what the kit asks for --------------------------------------------------------------------------------------
 
     async def _score(self, rows: Sequence[Row], teacher: bool) -> list[list[float]]:
-        self.learner._need_trainer()
+        self.learner._need_trainer(here=True)
         from whet.learners.weights.objectives import NLL
         from whet.learners.weights.trainer import Trainer
 

@@ -1,7 +1,5 @@
 """VPD: as SDPO, but the teacher learns too: now and then it is taught to tell right answers from wrong ones."""
 
-from typing import Literal
-
 from whet.core.errors import UserError
 from whet.learners.weights.experience import Experience
 from whet.learners.weights.method import Info, Kit, Rollouts
@@ -28,7 +26,6 @@ class VPD(Distilled, frozen=True, kw_only=True):
     )
     rollouts = Rollouts()
     alpha: float = 1.0
-    teacher: Literal["live", "initial", "ema"] = "live"
     every: int = 5
     beta: float = 0.1
 
