@@ -18,7 +18,7 @@ from langchain_core.tools import BaseTool
 from whet.agents.briefing import Briefing, brief
 from whet.agents.execution import Durability, Event, Execution, RunResult, Token
 from whet.agents.graphs import Graph, GraphLike, find_graph
-from whet.agents.knobs import Knob, resolve_knobs
+from whet.agents.knobs import Knob, resolve_knobs, resolve_prompts
 from whet.agents.recording import GraphRecorder
 from whet.agents.resources import Resources, SandboxLike
 from whet.agents.runtime import AgentContext, Criticise, Verify
@@ -104,6 +104,7 @@ class Agent:
         self._critique = critique
         if policy is not None:
             self.knobs(policy)
+            self.prompts(policy)
 
     def knobs(self, policy: Policy) -> dict[str, int | float]:
         """Returns the value of every knob of this agent under a policy.
@@ -112,6 +113,14 @@ class Agent:
             UserError: the policy sets a knob the agent does not have, or a value it does not take.
         """
         return resolve_knobs(policy, {**KNOBS, **self.graph.knobs})
+
+    def prompts(self, policy: Policy) -> dict[str, str]:
+        """Returns the text of every prompt of this agent under a policy: ``system``, and those that its graph reads.
+
+        Raises:
+            UserError: the policy has a prompt that the agent does not read.
+        """
+        return resolve_prompts(policy, {"system": "", **self.graph.prompts})
 
     async def __aenter__(self) -> Self:
         """Keeps memory and sandboxes open until the block ends; without it every run opens and closes them."""
@@ -148,6 +157,7 @@ class Agent:
             given = self.resources.in_scope(as_task(task))
             current = policy or await self.current_policy()
             self.knobs(current)
+            self.prompts(current)
             run = Run(
                 task_id=given.id,
                 agent=self.name,
@@ -260,6 +270,7 @@ class Agent:
             bounded=model if budget is None else Budgeted(model, budget),
             policy=policy,
             knobs=knobs,
+            prompts=self.prompts(policy),
             system_message=briefing.system,
             recorder=GraphRecorder(trace, budget=budget),
             calls=run.usage.calls,

@@ -36,7 +36,7 @@ Leave: TypeAlias = Callable[[Any], str]
 
 @dataclass(frozen=True)
 class Graph:
-    """A compiled graph, its name and knobs, and how a task goes in and an answer comes out.
+    """A compiled graph, its name, knobs and prompts, and how a task goes in and an answer comes out.
 
     ``enter`` makes the graph's input of a task and the system message; without it the graph needs a ``messages``
     channel (system message and task as LangChain messages) or one channel of text; an entrypoint of the functional API
@@ -52,6 +52,7 @@ class Graph:
     leave: Leave | None = None
     context: object = None
     native: bool = False
+    prompts: Mapping[str, str] = field(default_factory=dict)
 
     def start(self, task: Task, system: str) -> object:
         """Returns the graph's input for a task.
@@ -120,6 +121,7 @@ def adapt(
     enter: Enter | None = None,
     leave: Leave | None = None,
     context: object = None,
+    prompts: Mapping[str, str] | None = None,
 ) -> Graph:
     """Returns a graph with what it says about itself added to: see ``Graph``.
 
@@ -135,6 +137,7 @@ def adapt(
         leave=leave or found.leave,
         context=found.context if context is None else context,
         native=found.native,
+        prompts={**found.prompts, **(prompts or {})},
     )
 
 
@@ -148,7 +151,7 @@ def find_graph(graph: GraphLike) -> Graph:
     if isinstance(found, Graph):
         return found
     if isinstance(found, Pattern):
-        return Graph(found.name, found().compile(), found.knobs, native=True)
+        return Graph(found.name, found().compile(), found.knobs, native=True, prompts=found.prompts)
     made = found() if callable(found) and not isinstance(found, StateGraph | Pregel) else found
     if isinstance(made, Graph):
         return made

@@ -1,20 +1,21 @@
-"""A graph pattern: a function returning a LangGraph ``StateGraph``, and the knobs its policy may turn.
+"""A graph pattern: a function returning a LangGraph ``StateGraph``, and what its policy may say of it.
 
-    @pattern(rounds=Knob(2, low=0, high=20), temperature=TEMPERATURE)
-    def refine() -> StateGraph[State, AgentContext, State, State]:
+    @pattern(prompts={"reviewer": "Say what is wrong."}, rounds=Knob(2, low=0, high=20), temperature=TEMPERATURE)
+    def reviewed() -> StateGraph[State, AgentContext, State, State]:
         ...
 
-A node reads ``runtime.context.knob("rounds")``: the value in the policy's ``settings.toml``, or the default. A knob
-that no part of the agent knows is refused by name, as is one outside its range.
+A node reads ``runtime.context.knob("rounds")``: the value in the policy's ``settings.toml``, or the default; and
+``runtime.context.prompt("reviewer")``: the text of the policy's ``prompts/reviewer.md``, or the default. A knob or
+prompt that no part of the agent knows is refused by name, as is a knob outside its range.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from whet.agents.recording import Builder
 from whet.core import Policy, UserError
 
-__all__ = ["MAX_TOKENS", "TEMPERATURE", "Knob", "Pattern", "pattern", "resolve_knobs"]
+__all__ = ["MAX_TOKENS", "TEMPERATURE", "Knob", "Pattern", "pattern", "resolve_knobs", "resolve_prompts"]
 
 
 @dataclass(frozen=True)
@@ -50,22 +51,23 @@ MAX_TOKENS = Knob(None, low=1, high=1 << 20, whole=True)
 
 @dataclass(frozen=True)
 class Pattern:
-    """A graph pattern with its name and knobs; calling it returns the graph."""
+    """A graph pattern with its name, knobs and prompts (name to default text); calling it returns the graph."""
 
     name: str
     build: Callable[[], Builder]
     knobs: Mapping[str, Knob]
+    prompts: Mapping[str, str] = field(default_factory=dict)
 
     def __call__(self) -> Builder:
         """Returns a new graph."""
         return self.build()
 
 
-def pattern(**knobs: Knob) -> Callable[[Callable[[], Builder]], Pattern]:
-    """Makes a function that returns a ``StateGraph`` a pattern with these knobs."""
+def pattern(*, prompts: Mapping[str, str] | None = None, **knobs: Knob) -> Callable[[Callable[[], Builder]], Pattern]:
+    """Makes a function that returns a ``StateGraph`` a pattern with these knobs, and prompts with their defaults."""
 
     def decorate(build: Callable[[], Builder]) -> Pattern:
-        return Pattern(name=build.__name__, build=build, knobs=knobs)
+        return Pattern(name=build.__name__, build=build, knobs=knobs, prompts=prompts or {})
 
     return decorate
 
@@ -84,3 +86,20 @@ def resolve_knobs(policy: Policy, knobs: Mapping[str, Knob]) -> dict[str, int | 
         )
     chosen = {name: settings.get(name, knob.default) for name, knob in knobs.items()}
     return {name: knobs[name].check(name, value) for name, value in chosen.items() if value is not None}
+
+
+def resolve_prompts(policy: Policy, prompts: Mapping[str, str]) -> dict[str, str]:
+    """Returns the text of every prompt under the policy.
+
+    Raises:
+        UserError: the policy has a prompt that this agent does not read.
+    """
+    written = {
+        path.removeprefix("prompts/").removesuffix(".md"): path for path in policy.files if path.startswith("prompts/")
+    }
+    if unknown := sorted(written.keys() - prompts.keys()):
+        raise UserError(
+            f"the policy has prompts/{unknown[0]}.md, which this agent does not read; "
+            f"its prompts are {', '.join(sorted(prompts))}"
+        )
+    return {name: policy.text(f"prompts/{name}.md", text) for name, text in prompts.items()}

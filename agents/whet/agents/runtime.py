@@ -105,8 +105,9 @@ class AgentContext:
     """One run's model, tools, policy and record, as its nodes see them.
 
     ``bounded`` is the model under the run's budget, unrecorded; ``model`` is the same one, recorded. ``knobs`` are the
-    policy's settings with the defaults filled in. ``attempts`` are the answers judged so far and their verdicts.
-    ``logprobs`` asks for logprobs and token ids with every answer, so that training uses exactly what was sampled.
+    policy's settings and ``prompts`` its prompts, with the defaults filled in. ``attempts`` are the answers judged so
+    far and their verdicts. ``logprobs`` asks for logprobs and token ids with every answer, so that training uses
+    exactly what was sampled.
     """
 
     task: Task
@@ -122,6 +123,7 @@ class AgentContext:
     consult: Verify | None = None
     critic: Criticise | None = None
     rerun: Rerun | None = None
+    prompts: Mapping[str, str] = field(default_factory=dict)
     attempts: "dict[str | None, asyncio.Future[tuple[Verdict, ...]]]" = field(default_factory=dict)
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
     calls: int = 0
@@ -148,6 +150,16 @@ class AgentContext:
         if name not in self.knobs:
             raise UserError(f"the pattern reads the knob {name!r}; set are {', '.join(sorted(self.knobs))}")
         return self.knobs[name]
+
+    def prompt(self, name: str) -> str:
+        """Returns the text of one of the pattern's prompts: the policy's, or the default.
+
+        Raises:
+            UserError: the pattern does not declare it.
+        """
+        if name not in self.prompts:
+            raise UserError(f"the pattern reads the prompt {name!r}; declared are {', '.join(sorted(self.prompts))}")
+        return self.prompts[name]
 
     def messages(self) -> list[Message]:
         """Returns the conversation before the first answer: the system message, where there is one, and the task's."""

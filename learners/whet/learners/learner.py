@@ -22,19 +22,44 @@ from whet.learners.gate import Arm
 from whet.learners.view import TrainMemory
 from whet.learners.weights.method import METHODS
 
-__all__ = ["LEARNERS", "Learner", "Proposal", "load_learner"]
+__all__ = ["LEARNERS", "Learner", "Listing", "Proposal", "load_learner"]
 
-LEARNERS = {
-    "lessons": "whet.learners.lessons:LessonLearner",
-    "skills": "whet.learners.skills:SkillLearner",
+
+class Listing(Record, frozen=True, kw_only=True):
+    """What ``whet learn --list`` says of a learner, and where its class is.
+
+    ``learns``: lessons, prompts, skills, settings, … ``paper``: where the method comes from. ``needs``: what must be
+    there, in words. ``costs``: what a proposal takes. ``practises``: whether it runs the agent. ``extra``: what to
+    install beyond the base, as pip is told.
+    """
+
+    at: str
+    learns: str
+    title: str
+    paper: str = ""
+    needs: str = ""
+    costs: str = ""
+    practises: bool = False
+    extra: str = ""
+
+
+LEARNERS: dict[str, Listing] = {
+    "lessons": Listing(
+        at="whet.learners.lessons:LessonLearner",
+        learns="lessons",
+        title="definitions, remarks and hints from judged runs",
+        needs="judged runs, or feedback",
+        costs="replays in a sandbox",
+    ),
+    "skills": Listing(
+        at="whet.learners.skills:SkillLearner",
+        learns="skills",
+        title="verified helpers as a skill with a self-test",
+        needs="judged runs",
+        costs="replays in a sandbox",
+    ),
 }
-"""Registered learners: short name to dotted path."""
-
-
-_ABOUT = {
-    "lessons": ("lessons", "definitions, remarks and hints from judged runs", "judged runs, or feedback"),
-    "skills": ("skills", "verified helpers as a skill with a self-test", "judged runs"),
-}
+"""Registered learners, beside the methods that train weights: short name to where it is and what it does."""
 
 
 class Proposal(Record, frozen=True, kw_only=True):
@@ -75,8 +100,17 @@ class Learner(Protocol):
 
 def describe(name: str) -> dict[str, str | bool]:
     """Returns what a registered learner learns, in words, and what it needs; as ``whet learn --list`` shows it."""
-    learns, title, needs = _ABOUT[name]
-    return {"name": name, "learns": learns, "description": title, "paper": "", "needs": needs, "practises": False}
+    listing = LEARNERS[name]
+    return {
+        "name": name,
+        "learns": listing.learns,
+        "description": listing.title,
+        "paper": listing.paper,
+        "needs": listing.needs,
+        "costs": listing.costs,
+        "practises": listing.practises,
+        "extra": listing.extra,
+    }
 
 
 def load_learner(name: str, **options: object) -> Learner:
@@ -87,7 +121,7 @@ def load_learner(name: str, **options: object) -> Learner:
     """
     if name in METHODS:
         return _weight_learner(name, options)
-    path = LEARNERS.get(name, name)
+    path = LEARNERS[name].at if name in LEARNERS else name
     module, _, attribute = path.partition(":")
     known = [*sorted(LEARNERS), *METHODS]
     try:
@@ -100,7 +134,7 @@ def load_learner(name: str, **options: object) -> Learner:
     accepted = inspect.signature(made).parameters
     if unknown := sorted(set(options) - set(accepted)):
         raise UserError(f"learner {name!r} takes no {', '.join(unknown)}; it takes {', '.join(accepted) or 'nothing'}")
-    learner = made(**options)
+    learner = made(**{key: _read(key, value, accepted[key].annotation) for key, value in options.items()})
     if not isinstance(learner, Learner):
         raise UserError(f"{path!r} is no learner: it needs a name and propose(view, incumbent, budget)")
     return learner

@@ -100,6 +100,10 @@ class TrainMemory:
         """What the policy may set of the agent that practises."""
         return () if self._agent is None else tuple(self._agent.knobs(Policy()))
 
+    def prompts(self, policy: Policy) -> dict[str, str]:
+        """Returns the text of every prompt that the agent which practises reads under a policy (``system``, …)."""
+        return {} if self._agent is None else self._agent.prompts(policy)
+
     @property
     def folder(self) -> "Path | None":
         """The folder of the store, beside which a learner may keep its work; ``None`` for one on a server."""
