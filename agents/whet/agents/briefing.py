@@ -64,7 +64,8 @@ async def brief(
 
     Skills are disclosed progressively: a body when the task calls for the skill; the names and descriptions of the
     others when the agent has tools to open one (``can_open``), since to any other agent they are noise. ``only`` are
-    the ids of the lessons that may be recalled, proposed ones included; without it, all active ones may.
+    the ids of the lessons that may be recalled, proposed ones included; without it, all active ones may. What is known
+    about a person is told in that person's tasks only (``task.meta["person"]``).
 
     Raises:
         UserError: a skill of the policy breaks the format.
@@ -80,19 +81,26 @@ async def brief(
         opened.append(("others, open one with open_skill", others))
     lessons = []
     if memory is not None and recall > 0:
-        for lesson in await _recalled(memory, task.prompt, recall, only):
+        for lesson in await _recalled(memory, task, recall, only):
             if draw.shows(lesson.id, str(lesson.version)):
-                lessons.append(lesson.text)
+                lessons.append(_told(lesson))
     system = render_system(policy.text("prompts/system.md"), policy.text("principles.md"), opened, lessons)
     return Briefing(system=system, uses=tuple(draw.uses))
 
 
-async def _recalled(memory: "Memory", query: str, k: int, only: Collection[str] | None) -> list[Lesson]:
+async def _recalled(memory: "Memory", task: Task, k: int, only: Collection[str] | None) -> list[Lesson]:
+    given = task.meta.get("person")
+    person = given if isinstance(given, str) else None
     if only is None:
-        return [found.lesson for found in await memory.recall(query, k=k)]
+        return [found.lesson for found in await memory.recall(task.prompt, k=k, person=person)]
     # Lessons outside of the chosen ones take places in the ranking, so more are fetched than are kept.
-    found = await memory.recall(query, k=_WIDER * k, statuses=("active", "proposed"))
+    found = await memory.recall(task.prompt, k=_WIDER * k, statuses=("active", "proposed"), person=person)
     return [each.lesson for each in found if each.lesson.id in only][:k]
+
+
+def _told(lesson: Lesson) -> str:
+    """Returns the lesson as the model is told it: its exceptions are kept by recall, and the model hears of them."""
+    return f"{lesson.text}\nNot when: {lesson.not_when}" if lesson.not_when.strip() else lesson.text
 
 
 def _skill_version(policy: Policy, name: str) -> str:

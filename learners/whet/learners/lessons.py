@@ -18,7 +18,7 @@ import msgspec
 
 from whet.core.budget import Budget
 from whet.core.models import Budgeted, Model, as_model
-from whet.core.records import Candidate, Feedback, Lesson, LessonKind, Trust, Usage
+from whet.core.records import Feedback, Lesson, LessonKind, Usage
 from whet.feedback import FreshSandboxes
 from whet.learners.asking import ask_for_lessons
 from whet.learners.cases import corrected, read_cases
@@ -26,6 +26,7 @@ from whet.learners.definitions import Case, Definition, Definitions, find_defini
 from whet.learners.gate import Arm
 from whet.learners.learner import Proposal
 from whet.learners.programs import Helper
+from whet.learners.proposing import joint_trust, propose_lessons, replaced
 from whet.learners.view import Judged, TrainMemory
 
 __all__ = ["LessonLearner", "self_contained"]
@@ -71,19 +72,21 @@ class LessonLearner:
             found = await find_definitions(read_cases([*judged, *corrections]), sandboxes)
         known = await view.lessons()
         definitions = [_definition_lesson(found, one) for one in found.known.values()]
-        proposals = _proposals("definitions", definitions, known, incumbent, Usage())
+        proposals = propose_lessons(
+            NAME, "definitions", definitions, known, incumbent, retires=lambda chosen: replaced(chosen, known)
+        )
         if not proposals and self._hints:
             # What is certain comes first: a hint is worth a use of the held-out set only when nothing better is new.
-            proposals = _proposals("hints", _hint_lessons(found), known, incumbent, Usage())
+            proposals = propose_lessons(NAME, "hints", _hint_lessons(found), known, incumbent)
         remarks = [_remark(item) for item in feedback if _is_remark(item)]
         cases = [lesson for item in feedback if (lesson := await _case_lesson(view, item)) is not None]
         for kind, lessons in (("corrections", cases), ("remarks", remarks)):
-            proposals += _proposals(kind, lessons, known, incumbent, Usage())
+            proposals += propose_lessons(NAME, kind, lessons, known, incumbent)
         for proposal in proposals:
             yield proposal
         if self._model is not None:
             reflections, usage = await self._reflect(self._model, judged, budget)
-            for proposal in _proposals("reflections", reflections, known, incumbent, usage):
+            for proposal in propose_lessons(NAME, "reflections", reflections, known, incumbent, usage):
                 yield proposal
 
     def _pool(self) -> "AbstractAsyncContextManager[FreshSandboxes]":
@@ -140,7 +143,7 @@ def _hint(cases: Sequence[Case], name: str, kind: LessonKind, text: str, reason:
         applies_when=f"the task mentions {name}",
         task_text=cases[0].prompt,
         source=NAME,
-        trust="trusted" if all(case.trust == "trusted" for case in cases) else "tainted",
+        trust=joint_trust(case.trust for case in cases),
         derived_from=tuple(dict.fromkeys(id for case in cases for id in case.evidence))[:_EVIDENCE],
         reason=reason,
     )
@@ -175,52 +178,3 @@ async def _case_lesson(view: TrainMemory, item: Feedback) -> Lesson | None:
     return msgspec.structs.replace(
         lesson, kind="case", applies_when=when, task_text=task.prompt, reason="corrected by a person"
     )
-
-
-def _proposals(
-    kind: str, lessons: Iterable[Lesson], known: Sequence[Lesson], incumbent: Arm, usage: Usage
-) -> list[Proposal]:
-    """Returns a proposal of the trusted lessons that are new, and one of the tainted ones."""
-    fresh = _fresh(lessons, known)
-    found = []
-    for trust in ("trusted", "tainted"):
-        chosen = tuple(lesson for lesson in fresh if lesson.trust == trust)
-        if chosen:
-            retires = _replaced(chosen, known) if kind == "definitions" else ()
-            found.append(_proposal(kind, chosen, retires, incumbent, usage, chosen[0].trust))
-    return found
-
-
-def _proposal(
-    kind: str, lessons: tuple[Lesson, ...], retires: tuple[str, ...], incumbent: Arm, usage: Usage, trust: Trust
-) -> Proposal:
-    digest = incumbent.policy.digest
-    evidence = tuple(dict.fromkeys(id for lesson in lessons for id in lesson.derived_from))
-    candidate = Candidate(
-        policy=digest,
-        parent=digest,
-        learner=NAME,
-        config={"kind": kind, "lessons": [lesson.id for lesson in lessons], "retires": [*retires]},
-        summary=f"{len(lessons)} {kind if len(lessons) > 1 else kind.removesuffix('s')}",
-        evidence=evidence,
-        usage=usage,
-        trust=trust,
-    )
-    return Proposal(candidate=candidate, policy=incumbent.policy, lessons=lessons, retires=retires)
-
-
-def _fresh(lessons: Iterable[Lesson], known: Sequence[Lesson]) -> list[Lesson]:
-    """Returns the lessons that nobody has decided on; one that was proposed before keeps its record."""
-    before = {lesson.text: lesson for lesson in known}
-    fresh: dict[str, Lesson] = {}
-    for lesson in lessons:
-        old = before.get(lesson.text)
-        if old is None or old.status == "proposed":
-            fresh.setdefault(lesson.text, old or lesson)
-    return list(fresh.values())
-
-
-def _replaced(lessons: Sequence[Lesson], known: Sequence[Lesson]) -> tuple[str, ...]:
-    """Returns the active lessons of this learner on the same helpers: a new definition replaces them."""
-    when = {lesson.applies_when for lesson in lessons}
-    return tuple(old.id for old in known if old.status == "active" and old.source == NAME and old.applies_when in when)

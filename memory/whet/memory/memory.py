@@ -208,16 +208,18 @@ class Memory:
         kinds: Sequence[LessonKind] | None = None,
         statuses: Sequence[LessonStatus] = ("active",),
         explain: bool = False,
+        person: str | None = None,
     ) -> "list[Recalled]":
         """Returns up to ``k`` lessons for a task's text, best first; none where nothing has to do with it.
 
-        By meaning and by words, proven ones first, no two alike; how is in ``whet.memory.recall``. Where the embedder
-        cannot be reached, words alone decide.
+        By meaning and by words, proven ones first, no two alike; how is in ``whet.memory.recall``. Left out are lessons
+        with an exception (``not_when``) that holds for the text, and those about another person than ``person``. Where
+        the embedder cannot be reached, words alone decide.
 
         Raises:
             RefusedError: the index was made by another embedder.
         """
-        return await self._recall.find(query, k=k, kinds=kinds, statuses=statuses, explain=explain)
+        return await self._recall.find(query, k=k, kinds=kinds, statuses=statuses, explain=explain, person=person)
 
     async def worth(self, item: str) -> "Worth":
         """Returns what showing a lesson (its id) or a skill (``skill:NAME``) is worth against withholding it."""

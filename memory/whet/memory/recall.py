@@ -3,7 +3,8 @@
     for found in await memory.recall("sort a list in place", k=5, explain=True):
         print(found.score, found.lesson.text, found.parts)
 
-The scope and the status filter first. Three rankings are fused by reciprocal rank (Cormack et al. 2009, k = 60): cosine
+The scope and the status filter first, then what a lesson says of itself: its exceptions (``not_when``) and whose it is
+(``whet.memory.applies``). Three rankings are fused by reciprocal rank (Cormack et al. 2009, k = 60): cosine
 to the lesson's own text, cosine to the task it came from, and BM25; a hit of any one of them survives. To that come
 what the lesson has been proven to be worth (the bound of its interval nearest to zero) and a little for being recent.
 The best of it are chosen by maximal marginal relevance (Carbonell and Goldstein 1998), so that the same thing is not
@@ -11,7 +12,7 @@ said twice.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import msgspec
@@ -20,6 +21,7 @@ from sqlalchemy import Connection, Select, bindparam, select
 
 from whet.core import Lesson, LessonKind, LessonStatus, ModelError, Record
 from whet.memory import schema
+from whet.memory.applies import applies, for_person
 from whet.memory.embedders import Vectors
 from whet.memory.index import Index
 from whet.memory.keywords import Keywords
@@ -60,6 +62,7 @@ class _Request:
     statuses: tuple[LessonStatus, ...]
     kinds: tuple[LessonKind, ...] | None
     explain: bool
+    person: str | None
 
     @property
     def fetch(self) -> int:
@@ -82,18 +85,21 @@ class Recall:
         kinds: Sequence[LessonKind] | None = None,
         statuses: Sequence[LessonStatus] = ("active",),
         explain: bool = False,
+        person: str | None = None,
     ) -> list[Recalled]:
         """Returns up to ``k`` lessons for a query, best first; none where nothing has to do with it.
 
-        Where the embedder cannot be reached, words alone decide.
+        Lessons about a person are found for that ``person`` only. Where the embedder cannot be reached, words alone decide.
 
         Raises:
             RefusedError: the index was made by another embedder.
         """
-        request = _Request(query, k, tuple(statuses), None if kinds is None else tuple(kinds), explain)
+        request = _Request(query, k, tuple(statuses), None if kinds is None else tuple(kinds), explain, person)
         if not query.strip() or k < 1:
             return []
-        vector = await self._embed(query)
+        if person is not None:  # what is known of a person is wanted in all their tasks, whatever these are about
+            request = replace(request, query=f"{query}\n{for_person(person)}")
+        vector = await self._embed(request.query)
         found, pending = await self._store.read(lambda connection: self._find(connection, request, vector))
         if pending and vector is not None and await self._caught_up():
             found, _ = await self._store.read(lambda connection: self._find(connection, request, vector))
@@ -131,7 +137,7 @@ class Recall:
         pool = sorted(fused, key=lambda row: -sum(fused[row].values()))[: request.fetch]
         found = _lessons(connection, pool)
         lessons = {row: lesson for row, (lesson, _) in found.items()}
-        rows = [row for row in pool if row in lessons]
+        rows = [row for row in pool if row in lessons and applies(lessons[row], request.query, person=request.person)]
         worth = worths(connection, self._store.scope, [lessons[row].id for row in rows])
         recent = sorted(rows, key=lambda row: -lessons[row].valid_from)
         for rank, row in enumerate(recent, start=1):
