@@ -5,6 +5,7 @@
     actor.agreement, actor.observations             # 0.8333, 10
 
 With a uniform prior, Beta(1, 1), a source nobody has measured is at 0.5, and ten agreements in a row give 11/12.
+Outcomes come late and are reversed: both opinions are kept on record, and ``standing`` says which of them counts.
 """
 
 from collections.abc import Iterable, Mapping
@@ -14,8 +15,20 @@ import msgspec
 from whet.core.errors import UserError
 from whet.core.records import Actor, Feedback, Record, Verdict, VerdictKind
 
-__all__ = ["RANK", "Tally", "agreements", "outranks", "trust_interval", "update", "verdict_agreements"]
+__all__ = [
+    "RANK",
+    "SIGNAL",
+    "Tally",
+    "agreements",
+    "execution_scores",
+    "outranks",
+    "standing",
+    "trust_interval",
+    "update",
+    "verdict_agreements",
+]
 
+SIGNAL = "signal:"  # the sources of what a user's next steps say (``whet.feedback.signals``) begin so
 PRIOR = 1.0  # pseudo-counts of agreement and of disagreement
 
 # Execution outranks rules of the environment, people, and models, in that order.
@@ -71,7 +84,7 @@ def agreements(feedback: Iterable[Feedback], verdicts: Iterable[Verdict]) -> dic
     Ratings other than 0.5, accept and reject speak of one run; a preference speaks of two whose scores differ. Other
     kinds, and runs that no execution judged, say nothing.
     """
-    scores = _scores(verdicts)
+    scores = execution_scores(verdicts)
     tallies: dict[str, Tally] = {}
     for item in feedback:
         agreed = _agreed(item, scores)
@@ -83,7 +96,7 @@ def agreements(feedback: Iterable[Feedback], verdicts: Iterable[Verdict]) -> dic
 def verdict_agreements(verdicts: Iterable[Verdict]) -> dict[str, Tally]:
     """Returns, per verifier whose verdicts are no execution (judges, people), how often it agreed with execution."""
     found = list(verdicts)
-    scores = _scores(found)
+    scores = execution_scores(found)
     tallies: dict[str, Tally] = {}
     for verdict in found:
         if verdict.kind == "execution" or not verdict.judged or verdict.run_id not in scores:
@@ -94,7 +107,27 @@ def verdict_agreements(verdicts: Iterable[Verdict]) -> dict[str, Tally]:
     return tallies
 
 
-def _scores(verdicts: Iterable[Verdict]) -> dict[str, tuple[bool, float]]:
+def standing(feedback: Iterable[Feedback]) -> list[Feedback]:
+    """Returns the feedback that counts, in order of time: of the opinions of one speaker on one run the latest.
+
+    Opinions are ratings, accepts and rejects; the speaker is the person where one is known, else the source. What a
+    user's next steps say is one speaker, whatever the signal; signals of one moment stand together. Everything else
+    stands as it is.
+    """
+    ordered = sorted(feedback, key=lambda item: (item.at, item.id))
+    latest = {_subject(item): item.at for item in ordered}
+    return [item for item in ordered if latest[_subject(item)] == item.at]
+
+
+def _subject(item: Feedback) -> tuple[str, str]:
+    if item.kind not in ("rating", "accept", "reject") or item.run_id is None:
+        return ("", item.id)
+    if item.source.startswith(SIGNAL):
+        return (SIGNAL, item.run_id)
+    return (item.person or item.source, item.run_id)
+
+
+def execution_scores(verdicts: Iterable[Verdict]) -> dict[str, tuple[bool, float]]:
     """Returns, per run, whether every execution passed, and the lowest score."""
     scores: dict[str, tuple[bool, float]] = {}
     for verdict in verdicts:

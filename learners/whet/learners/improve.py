@@ -27,6 +27,7 @@ from whet.learners.gate import Arm, Evaluate, Gate, Score
 from whet.learners.gate import Progress as GateProgress
 from whet.learners.learner import Learner, Proposal, load_learner
 from whet.learners.ledger import StoredLedger, heldout_digest
+from whet.learners.trusting import update_trust
 from whet.learners.view import TrainMemory
 from whet.memory import Memory
 
@@ -207,6 +208,7 @@ class _Loop:
         view = TrainMemory(self.memory, self.agent, self.train, held_back=self.held_back)
         async for proposal in learner.propose(view, await incumbent_arm(self.memory), self.budget):
             promoted |= await self._consider(proposal)
+        await update_trust(self.memory)
         await self._save(
             round=number + 1, pass_rates=(*self.state.pass_rates, rate), quiet=0 if promoted else self.state.quiet + 1
         )

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from whet.core.models import Model
     from whet.learners.weights.heldback import HeldBack
 
-__all__ = ["Judged", "TrainMemory", "current_lessons"]
+__all__ = ["Judged", "TrainMemory", "chunks", "current_lessons"]
 
 PURPOSES = ("train", "live", "import")
 _CHUNK = 400
@@ -191,7 +191,7 @@ class TrainMemory:
         runs = await self.runs()
         tasks = {task.id: task for task in await self._tasks(run.task_id for run in runs)}
         verdicts: dict[str, list[Verdict]] = defaultdict(list)
-        for chunk in _chunks([run.id for run in runs]):
+        for chunk in chunks([run.id for run in runs]):
             for verdict in await self._memory.find(Verdict, where={"run_id": chunk}):
                 if verdict.judged and verdict.repetition == 0:
                     verdicts[verdict.run_id].append(verdict)
@@ -223,7 +223,7 @@ class TrainMemory:
         """
         await self._admit(run_ids)
         extra = {"kind": list(kinds)} if kinds else {}
-        where = [{"run_id": chunk, **extra} for chunk in _chunks(run_ids)]
+        where = [{"run_id": chunk, **extra} for chunk in chunks(run_ids)]
         return [record for each in where for record in await self._memory.find(kind, where=each)]
 
     async def _admit(self, run_ids: Sequence[str]) -> None:
@@ -290,11 +290,11 @@ class TrainMemory:
 
     async def _tasks(self, ids: Iterable[str]) -> list[Task]:
         wanted = sorted({id for id in ids if id})
-        return [task for chunk in _chunks(wanted) for task in await self._memory.find(Task, where={"id": chunk})]
+        return [task for chunk in chunks(wanted) for task in await self._memory.find(Task, where={"id": chunk})]
 
     async def _runs(self, ids: Iterable[str]) -> list[Run]:
         wanted = sorted(set(ids))
-        where = [{"id": chunk, "purpose": PURPOSES} for chunk in _chunks(wanted)]
+        where = [{"id": chunk, "purpose": PURPOSES} for chunk in chunks(wanted)]
         return [run for each in where for run in await self._memory.find(Run, where=each)]
 
 
@@ -319,5 +319,6 @@ def _refuse(what: str, split: Split) -> None:
         raise RefusedError(f"{what} is {split}: only {reader} may read it; learn from the train split")
 
 
-def _chunks(ids: Sequence[str]) -> list[Sequence[str]]:
+def chunks(ids: Sequence[str]) -> list[Sequence[str]]:
+    """Returns the ids in parts that one query takes."""
     return [ids[start : start + _CHUNK] for start in range(0, len(ids), _CHUNK)]

@@ -1,4 +1,4 @@
-"""``whet feedback``: add, list, show."""
+"""``whet feedback``: add, list, show, trust."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -106,3 +106,22 @@ def show(id: Annotated[str, typer.Argument(help="Id or prefix.")], json: AsJson 
     from whet.core import Feedback
 
     print_record(with_memory(lambda memory: memory.get(Feedback, id), read_only=True), json=json)
+
+
+@app.command()
+@listing
+def trust(view: View) -> None:
+    """Show how often each source agreed with execution, the most trusted first, measured from all that is recorded."""
+    from whet.feedback.trust import trust_interval
+    from whet.learners.trusting import measured_trust
+
+    rows = []
+    for actor in sorted(with_memory(measured_trust, read_only=True), key=lambda actor: -(actor.agreement or 0)):
+        low, high = trust_interval(actor)
+        rows.append({**as_row(actor), "low": low, "high": high})
+    view.show(
+        rows,
+        ("id", "kind", "agreement", "low", "high", "observations"),
+        ("name", "family"),
+        empty="no source could be compared with tests yet; say what a judged run was: whet feedback add RUN accept",
+    )
