@@ -58,6 +58,15 @@ LEARNERS: dict[str, Listing] = {
         needs="judged runs",
         costs="replays in a sandbox",
     ),
+    "textgrad": Listing(
+        at="whet.learners.prompts.methods.textgrad:TextGrad",
+        learns="prompts",
+        title="criticise the prompt by its failures, rewrite, take back what did not help",
+        paper="arXiv 2406.07496",
+        needs="a model that writes",
+        costs="two questions and a minibatch of runs a step",
+        practises=True,
+    ),
 }
 """Registered learners, beside the methods that train weights: short name to where it is and what it does."""
 

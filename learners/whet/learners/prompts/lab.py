@@ -1,0 +1,158 @@
+"""Where a prompt learner works: it runs candidates on training tasks and asks a model, both under hard limits.
+
+    evidence = await lab.run(policy, lab.minibatch(3))      # Evidence per task; a run too many raises Spent before it
+    text = await lab.ask("Improve this prompt: …")
+
+The limit counts runs of the agent (metric calls). Equal runs are not made twice: a policy is run once per task.
+"""
+
+import random
+from collections.abc import Sequence
+
+from whet.agents import RunResult
+from whet.core.budget import Budget
+from whet.core.errors import BudgetError, UserError
+from whet.core.models import Budgeted, Model
+from whet.core.policy import Policy
+from whet.core.records import Message, ModelCall, Sampling, Step, Task, Usage
+from whet.learners.evaluation import score_of
+from whet.learners.prompts.archive import Archive, Evidence, Node
+from whet.learners.view import TrainMemory
+
+__all__ = ["Lab", "Spent"]
+
+_FEW = 6
+
+
+class Spent(BudgetError):
+    """The runs that a learner was granted are used up; what it found until then stands."""
+
+
+class Lab:
+    """A learner's runs, questions, tasks and chance.
+
+    ``tasks`` are for feedback and ``validation`` for scores; both are training tasks, apart where there are enough of
+    them. ``archive`` is what was tried. ``asked`` is what asking the model took.
+
+    Raises:
+        UserError: the view has no agent to run, or no training tasks.
+    """
+
+    def __init__(
+        self,
+        view: TrainMemory,
+        tasks: Sequence[Task],
+        *,
+        model: Model | None,
+        budget: Budget,
+        runs: int,
+        validation: int,
+        seed: int = 0,
+        concurrency: int = 4,
+        tag: str = "",
+    ) -> None:
+        if not view.can_practise or not tasks:
+            raise UserError(
+                "this learner runs the agent on training tasks: whet learn NAME --tasks TASKS, or whet improve TASKS "
+                "--learners NAME"
+            )
+        self.view, self.budget, self.archive = view, budget, Archive()
+        self.rng, self.left, self.asked = random.Random(seed), runs, Usage()
+        self._model, self._seed, self._concurrency, self._tag = model, seed, concurrency, tag
+        self._known: dict[tuple[str, str], Evidence | None] = {}
+        self._queue: list[Task] = []
+        self.tasks, self.validation = self._split(tasks, validation)
+
+    def _split(self, tasks: Sequence[Task], validation: int) -> tuple[tuple[Task, ...], tuple[Task, ...]]:
+        mixed = self.rng.sample(list(tasks), len(tasks))
+        if len(mixed) < _FEW:
+            return tuple(mixed), tuple(mixed)
+        size = min(validation, len(mixed) // 2)
+        return tuple(mixed[size:]), tuple(mixed[:size])
+
+    def minibatch(self, size: int) -> list[Task]:
+        """Returns the next tasks for feedback: each comes once before any comes again, in an order drawn anew."""
+        chosen: list[Task] = []
+        while len(chosen) < min(size, len(self.tasks)):
+            if not self._queue:
+                self._queue = self.rng.sample(self.tasks, len(self.tasks))
+            task = self._queue.pop()
+            if task not in chosen:
+                chosen.append(task)
+        return chosen
+
+    async def run(self, policy: Policy, tasks: Sequence[Task]) -> list[Evidence]:
+        """Returns what a policy made of tasks, without those that nobody could judge.
+
+        Raises:
+            Spent: it would take more runs than are left; nothing is run.
+            BudgetError: the budget ended a run.
+        """
+        new = [
+            task for task in {each.id: each for each in tasks}.values() if (policy.digest, task.id) not in self._known
+        ]
+        if len(new) > self.left:
+            raise Spent(f"{len(new)} runs are needed and {self.left} are left")
+        self.left -= len(new)
+        results = await self.view.practise(
+            new,
+            policy=policy,
+            seeds=(self._seed,),
+            budget=self.budget,
+            concurrency=self._concurrency,
+            tags=(self._tag,) if self._tag else (),
+        )
+        for task, result in zip(new, results, strict=True):
+            self._known[policy.digest, task.id] = _evidence(task, result)
+        found = [self._known[policy.digest, task.id] for task in tasks]
+        return [each for each in found if each is not None]
+
+    async def assess(self, node: Node) -> float:
+        """Returns a candidate's mean score on the validation tasks, and records it; raises like ``run``."""
+        self.archive.record(node, await self.run(node.policy, self.validation))
+        return self.archive.mean(node) or 0.0
+
+    @property
+    def model(self) -> Model:
+        """The model that writes for the learner, under its budget.
+
+        Raises:
+            UserError: there is none.
+        """
+        if self._model is None:
+            raise UserError("this learner needs a model that can write prompts: --set model=NAME (any LiteLLM name)")
+        return Budgeted(self._model, self.budget)
+
+    async def ask(self, text: str, *, system: str = "", temperature: float | None = None) -> str:
+        """Returns what the model answers.
+
+        Raises:
+            UserError: there is no model.
+            ModelError: it could not be asked.
+            BudgetError: the budget does not allow it.
+        """
+        said = [Message(role="user", content=text)]
+        messages = [Message(role="system", content=system), *said] if system else said
+        completion = await self.model.complete(messages, sampling=Sampling(temperature=temperature))
+        self.asked += completion.usage
+        return completion.text
+
+    async def calls(self, evidence: Evidence, text: str) -> list[tuple[str, str]]:
+        """Returns, of the model calls in a run that were told this text, the last message and the answer."""
+        steps = await self.view.about(Step, [evidence.run.id], kinds=("model_call",))
+        found: list[tuple[str, str]] = []
+        for body in (step.body for step in steps):
+            if isinstance(body, ModelCall) and body.completion is not None and body.messages:
+                told = "\n".join(message.content for message in body.messages)
+                if text.strip() in told:
+                    found.append((body.messages[-1].content, body.completion.text))
+        return found
+
+
+def _evidence(task: Task, result: RunResult) -> Evidence | None:
+    """Returns what a run showed, ``None`` where nobody could judge it; raises BudgetError like ``score_of``."""
+    judged = score_of(result)
+    if judged.value is None:
+        return None
+    score = judged.value if result.score is None else result.score
+    return Evidence(task=task, run=result.run, verdicts=result.verdicts, score=score)

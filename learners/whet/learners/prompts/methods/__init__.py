@@ -1,0 +1,1 @@
+"""The methods that learn prompts, one file each."""
