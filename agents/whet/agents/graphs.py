@@ -24,6 +24,7 @@ GraphLike: TypeAlias = "str | Pattern | Graph | Builder | Compiled | Callable[[]
 
 PATTERNS = {
     "best_of_n": "whet.agents.patterns.best_of_n:best_of_n",
+    "iad": "whet.agents.patterns.iad:iad",
     "react": "whet.agents.patterns.react:react",
     "refine": "whet.agents.patterns.refine:refine",
 }
@@ -43,6 +44,7 @@ class Graph:
     gets the text. ``leave`` makes the answer of the final state; without it that is ``answer``, or the last message
     that is no person's. ``context`` is what the graph's nodes get as ``runtime.context`` where its context schema is
     not ``AgentContext``. A ``native`` graph (a pattern) takes Whet's own messages.
+    ``roles`` are the further models that it asks.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Graph:
     context: object = None
     native: bool = False
     prompts: Mapping[str, str] = field(default_factory=dict)
+    roles: tuple[str, ...] = ()
 
     def start(self, task: Task, system: str) -> object:
         """Returns the graph's input for a task.
@@ -122,6 +125,7 @@ def adapt(
     leave: Leave | None = None,
     context: object = None,
     prompts: Mapping[str, str] | None = None,
+    roles: tuple[str, ...] = (),
 ) -> Graph:
     """Returns a graph with what it says about itself added to: see ``Graph``.
 
@@ -138,6 +142,7 @@ def adapt(
         context=found.context if context is None else context,
         native=found.native,
         prompts={**found.prompts, **(prompts or {})},
+        roles=(*found.roles, *roles),
     )
 
 
@@ -151,7 +156,7 @@ def find_graph(graph: GraphLike) -> Graph:
     if isinstance(found, Graph):
         return found
     if isinstance(found, Pattern):
-        return Graph(found.name, found().compile(), found.knobs, native=True, prompts=found.prompts)
+        return Graph(found.name, found().compile(), found.knobs, native=True, prompts=found.prompts, roles=found.roles)
     made = found() if callable(found) and not isinstance(found, StateGraph | Pregel) else found
     if isinstance(made, Graph):
         return made

@@ -10,6 +10,7 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
 from langgraph.types import Send
 
+from whet.agents.attempts import mean_score
 from whet.agents.knobs import MAX_TOKENS, Knob, pattern
 from whet.agents.runtime import AgentContext
 from whet.core import Message
@@ -62,8 +63,7 @@ async def sample(state: Draw, runtime: Runtime[AgentContext]) -> dict[str, objec
     """Draws an answer with a seed of its own, and has it judged."""
     context = runtime.context
     completion = await context.ask(state["messages"], sample=state["number"])
-    scores = [verdict.score for verdict in await context.verify(completion.text) if verdict.judged]
-    score = sum(scores) / len(scores) if scores else 0.0
+    score = mean_score([verdict for verdict in await context.verify(completion.text) if verdict.judged])
     return {"samples": [Sample(number=state["number"], text=completion.text, score=score)]}
 
 

@@ -10,9 +10,10 @@ from typing import Annotated, TypedDict
 from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
 
+from whet.agents.attempts import mean_score
 from whet.agents.knobs import MAX_TOKENS, TEMPERATURE, Knob, pattern
 from whet.agents.runtime import AgentContext
-from whet.core import Message, Verdict
+from whet.core import Message
 from whet.core.prompting import render_retry
 
 __all__ = ["refine"]
@@ -70,8 +71,3 @@ async def critique(state: State, runtime: Runtime[AgentContext]) -> dict[str, ob
 def after_verify(state: State, runtime: Runtime[AgentContext]) -> str:
     """Returns where to go after a verdict: to a revision while the attempt is rejected and rounds are left."""
     return "critique" if state["rejected"] and state["round"] <= runtime.context.knob("rounds") else END
-
-
-def mean_score(verdicts: list[Verdict]) -> float:
-    """Returns the mean score of the verdicts, 0 where there is none."""
-    return sum(verdict.score for verdict in verdicts) / len(verdicts) if verdicts else 0.0
