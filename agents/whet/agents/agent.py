@@ -8,7 +8,7 @@ A run that fails is a record (``result.run.status``, ``result.run.error``), not 
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self, TypeAlias
 
@@ -72,11 +72,13 @@ class Agent:
         name: how runs name the agent; the graph's name unless given.
         verify: judges answers in place of the task's own verifiers.
         critique: explains verdicts in place of the critic that names the failing checks.
+        models: further models by role, for a graph that asks them: ``{"reviewer": …}``. All share the run's budget.
         durability: when checkpoints are written: at the ``exit`` of the graph (which an interrupt is), ``async`` with
             the next step, or ``sync`` before it, so that a run that is killed goes on where it was.
 
     Raises:
-        UserError: no such graph or model, a knob that does not exist, or tools of one name.
+        UserError: no such graph or model, a knob that does not exist, tools of one name, or a further model that the
+            graph needs and has not, or has and never asks.
     """
 
     def __init__(
@@ -91,6 +93,7 @@ class Agent:
         name: str | None = None,
         verify: Verify | None = None,
         critique: Criticise | None = None,
+        models: "Mapping[str, Model | BaseChatModel | str] | None" = None,
         durability: Durability = "exit",
     ) -> None:
         self.graph: Graph = find_graph(graph)
@@ -98,6 +101,7 @@ class Agent:
         self.model: Model = as_model(model)
         self.policy = policy
         self.tools = toolbox(tools)
+        self.models = self._further(models or {})
         self.durability: Durability = durability
         self.resources = Resources(memory, SandboxSpec() if sandbox is None else sandbox)
         self._verify = verify
@@ -105,6 +109,22 @@ class Agent:
         if policy is not None:
             self.knobs(policy)
             self.prompts(policy)
+
+    def _further(self, models: "Mapping[str, Model | BaseChatModel | str]") -> dict[str, Model]:
+        if missing := [role for role in self.graph.roles if role not in models]:
+            raise UserError(
+                f"graph {self.graph.name!r} asks a further model {missing[0]!r}; "
+                f"give Agent(…, models={{{missing[0]!r}: …}}), or whet run --models {missing[0]}=NAME"
+            )
+        if unknown := [role for role in models if role not in self.graph.roles]:
+            raise UserError(
+                f"graph {self.graph.name!r} never asks a model {unknown[0]!r}; the further models it asks: "
+                f"{', '.join(self.graph.roles) or 'none'}"
+            )
+        return {role: as_model(model) for role, model in models.items()}
+
+    def _named(self) -> dict[str, Json]:
+        return {"models": {role: model.name for role, model in self.models.items()}} if self.models else {}
 
     def knobs(self, policy: Policy) -> dict[str, int | float]:
         """Returns the value of every knob of this agent under a policy.
@@ -227,8 +247,12 @@ class Agent:
 
     def refuse_another(self, run: Run, *, model: bool = True) -> None:
         """Raises ``UserError`` when another agent made the run, or one with another model where that matters."""
-        mine = {"agent": self.name, "graph": self.graph.name, "model": self.model.name if model else run.model}
+        mine = {"agent": self.name, "graph": self.graph.name, "model": self.model.name, **self._named()}
         theirs = {"agent": run.agent, "graph": run.meta.get("graph", self.graph.name), "model": run.model}
+        if "models" in mine:
+            theirs["models"] = run.meta.get("models", {})
+        if not model:
+            mine |= {key: theirs[key] for key in ("model", "models") if key in mine}
         if different := [key for key in mine if mine[key] != theirs[key]]:
             said = ", ".join(f"{key} {theirs[key]!r} (this agent: {mine[key]!r})" for key in different)
             raise UserError(f"run {run.id!r} was made by another agent: {said}; use the same one")
@@ -261,13 +285,14 @@ class Agent:
             run,
             status="running",
             ended_at=None,
-            meta={**run.meta, "graph": self.graph.name, "system": briefing.system},
+            meta={**run.meta, "graph": self.graph.name, "system": briefing.system, **self._named()},
         )
         trace = Trace(ListRecorder() if memory is None else memory.recorder, run, first=first, listener=listener)
         context = AgentContext(
             task=task,
             run=run,
-            bounded=model if budget is None else Budgeted(model, budget),
+            bounded=_within(budget, model),
+            further={role: _within(budget, other) for role, other in self.models.items()},
             policy=policy,
             knobs=knobs,
             prompts=self.prompts(policy),
@@ -343,6 +368,10 @@ def as_task(task: Task | str) -> Task:
     if isinstance(task, Task):
         return task
     return Task(id=f"text-{digest(task)[:16]}", messages=(Message(role="user", content=task),), task_set="text")
+
+
+def _within(budget: Budget | None, model: Model) -> Model:
+    return model if budget is None else Budgeted(model, budget)
 
 
 def _used(steps: Sequence[Step]) -> Usage:

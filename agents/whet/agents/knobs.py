@@ -51,23 +51,32 @@ MAX_TOKENS = Knob(None, low=1, high=1 << 20, whole=True)
 
 @dataclass(frozen=True)
 class Pattern:
-    """A graph pattern with its name, knobs and prompts (name to default text); calling it returns the graph."""
+    """A graph pattern with its name, knobs and prompts (name to default text); calling it returns the graph.
+
+    ``roles`` are the further models that it asks beside the agent's own.
+    """
 
     name: str
     build: Callable[[], Builder]
     knobs: Mapping[str, Knob]
     prompts: Mapping[str, str] = field(default_factory=dict)
+    roles: tuple[str, ...] = ()
 
     def __call__(self) -> Builder:
         """Returns a new graph."""
         return self.build()
 
 
-def pattern(*, prompts: Mapping[str, str] | None = None, **knobs: Knob) -> Callable[[Callable[[], Builder]], Pattern]:
-    """Makes a function that returns a ``StateGraph`` a pattern with these knobs, and prompts with their defaults."""
+def pattern(
+    *, prompts: Mapping[str, str] | None = None, roles: tuple[str, ...] = (), **knobs: Knob
+) -> Callable[[Callable[[], Builder]], Pattern]:
+    """Makes a function that returns a ``StateGraph`` a pattern with these knobs, and prompts with their defaults.
+
+    ``roles`` names the further models it needs: a node asks one with ``runtime.context.ask(…, role="reviewer")``.
+    """
 
     def decorate(build: Callable[[], Builder]) -> Pattern:
-        return Pattern(name=build.__name__, build=build, knobs=knobs, prompts=prompts or {})
+        return Pattern(name=build.__name__, build=build, knobs=knobs, prompts=prompts or {}, roles=roles)
 
     return decorate
 

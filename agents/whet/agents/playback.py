@@ -119,7 +119,13 @@ class Playback:
 
     def attach(self, context: AgentContext) -> None:
         """Puts the record between a run and what is outside of it."""
-        context.bounded = PlaybackModel(self, context.bounded)
+        named = self.run.meta.get("models")
+        recorded = named if isinstance(named, dict) else {}
+        context.bounded = PlaybackModel(self, context.bounded, self.run.model)
+        context.further = {
+            role: PlaybackModel(self, model, str(recorded.get(role, model.name)))
+            for role, model in context.further.items()
+        }
         context.rerun = self.tool
         if context.consult is not None:
             context.consult = self.verifier(context.consult, final=False)
@@ -183,14 +189,15 @@ class Playback:
 class PlaybackModel:
     """A model that answers from a playback. Only a fork that is past the record reaches the live model."""
 
-    def __init__(self, playback: Playback, live: Model) -> None:
+    def __init__(self, playback: Playback, live: Model, recorded: str) -> None:
         self._playback = playback
         self._live = live
+        self._recorded = recorded
 
     @property
     def name(self) -> str:
         """The name of the live model; in a replay, of the recorded one."""
-        return self._live.name if self._playback.live else self._playback.run.model
+        return self._live.name if self._playback.live else self._recorded
 
     async def complete(
         self, messages: Sequence[Message], *, tools: Sequence[ToolSpec] = (), sampling: Sampling = Sampling()

@@ -24,6 +24,7 @@ from whet.core import (
     Completion,
     Critique,
     CritiqueGiven,
+    Json,
     Message,
     ModelCall,
     ModelError,
@@ -104,10 +105,10 @@ class RecordedCalls:
 class AgentContext:
     """One run's model, tools, policy and record, as its nodes see them.
 
-    ``bounded`` is the model under the run's budget, unrecorded; ``model`` is the same one, recorded. ``knobs`` are the
-    policy's settings and ``prompts`` its prompts, with the defaults filled in. ``attempts`` are the answers judged so
-    far and their verdicts. ``logprobs`` asks for logprobs and token ids with every answer, so that training uses
-    exactly what was sampled.
+    ``bounded`` is the model under the run's budget, unrecorded; ``model`` is the same one, recorded. ``further`` are
+    the agent's further models by role, under the same budget. ``knobs`` are the policy's settings and ``prompts`` its
+    prompts, with the defaults filled in. ``attempts`` are the answers judged so far and their verdicts. ``logprobs``
+    asks for logprobs and token ids with every answer, so that training uses exactly what was sampled.
     """
 
     task: Task
@@ -122,6 +123,7 @@ class AgentContext:
     verifier: Verify | None = None
     consult: Verify | None = None
     critic: Criticise | None = None
+    further: Mapping[str, Model] = field(default_factory=dict)
     rerun: Rerun | None = None
     prompts: Mapping[str, str] = field(default_factory=dict)
     attempts: "dict[str | None, asyncio.Future[tuple[Verdict, ...]]]" = field(default_factory=dict)
@@ -140,6 +142,19 @@ class AgentContext:
     def tool_specs(self) -> tuple[ToolSpec, ...]:
         """The tools as the model sees them."""
         return tuple(tool.spec for tool in self.tools.values())
+
+    def model_of(self, role: str) -> Model:
+        """Returns the further model of a role; its calls are recorded as those of ``model``, under its own name.
+
+        Raises:
+            UserError: the agent has none of that role.
+        """
+        if role not in self.further:
+            known = ", ".join(sorted(self.further)) or "none"
+            raise UserError(
+                f"this agent has no model {role!r} (it has: {known}); give Agent(…, models={{{role!r}: …}})"
+            )
+        return RecordedCalls(self.further[role], self.record)
 
     def knob(self, name: str) -> int | float:
         """Returns the value of a knob of the agent's pattern.
@@ -189,15 +204,28 @@ class AgentContext:
         )
 
     async def ask(
-        self, messages: Sequence[Message], *, tools: Sequence[ToolSpec] = (), sample: int | None = None
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[ToolSpec] = (),
+        sample: int | None = None,
+        role: str | None = None,
     ) -> Completion:
-        """Returns the model's answer under the policy's sampling. ``sample`` numbers calls that run side by side.
+        """Returns the model's answer under the policy's sampling, or that of the further model of a ``role``.
+
+        ``sample`` numbers calls that run side by side.
 
         Raises:
+            UserError: the agent has no model of that role.
             ModelError: the model gave no usable answer.
             BudgetError: the budget does not allow the call.
         """
-        return await self.model.complete(messages, tools=tools, sampling=self.sampling(sample))
+        asked = self.model if role is None else self.model_of(role)
+        return await asked.complete(messages, tools=tools, sampling=self.sampling(sample))
+
+    def note(self, **meta: Json) -> None:
+        """Puts something about the run into its ``meta``, where verifiers and reports find it."""
+        self.run = msgspec.structs.replace(self.run, meta={**self.run.meta, **meta})
 
     async def call_tool(self, call: ToolCall) -> Message:
         """Runs the tool that the model calls, records the result, and returns the message that tells it."""
