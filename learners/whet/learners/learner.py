@@ -44,6 +44,40 @@ class Listing(Record, frozen=True, kw_only=True):
 
 
 LEARNERS: dict[str, Listing] = {
+    "autolibra": Listing(
+        at="whet.learners.rubrics.autolibra:AutoLibra",
+        learns="rubrics",
+        title="metrics induced from what people remarked on, as a rubric",
+        paper="AutoLibra, arXiv 2505.02820",
+        needs="remarks in words on recorded runs, and a model",
+        costs="per run with remarks: one call, and two for each round",
+    ),
+    "criteria": Listing(
+        at="whet.learners.rubrics.criteria:Criteria",
+        learns="rubrics",
+        title="criteria mined from documents, as a rubric",
+        paper="EvalAgent, arXiv 2504.15219",
+        needs="documents, training tasks, and a model",
+        costs="a call per passage, and one more",
+    ),
+    "errors": Listing(
+        at="whet.learners.experience.errors:ErrorLearner",
+        learns="lessons",
+        title="recent errors that stand, as negative lessons; ErrorMemory tells them at once",
+        paper="ReLoop2, arXiv 2306.08808",
+        needs="judged runs",
+        costs="nothing",
+    ),
+    "gepa": Listing(
+        at="whet.learners.prompts.methods.gepa:Gepa",
+        learns="prompts",
+        title="prompts evolve by reflection, from parents that each lead on some task; merges",
+        paper="arXiv 2507.19457",
+        needs="a model that writes",
+        costs="a question and two minibatches of runs a step, all validation tasks for each that gains",
+        practises=True,
+        extra="whet[prompts]",
+    ),
     "lessons": Listing(
         at="whet.learners.lessons:LessonLearner",
         learns="lessons",
@@ -65,6 +99,14 @@ LEARNERS: dict[str, Listing] = {
         paper="arXiv 2406.07496",
         needs="a model that writes",
         costs="two questions and a minibatch of runs a step",
+        practises=True,
+    ),
+    "skill-evolve": Listing(
+        at="whet.learners.evolve:SkillEvolver",
+        learns="skills",
+        title="a model writes or improves a skill, compared with none and the old one first",
+        needs="judged runs, and a model that writes",
+        costs="up to three questions, each with 16 to 24 runs",
         practises=True,
     ),
 }

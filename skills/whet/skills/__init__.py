@@ -12,7 +12,7 @@ The format is that of agentskills.io.
 from whet.skills.disclosure import catalogue, disclose, estimate_tokens, relevance
 from whet.skills.folder import load_skill, save_skill
 from whet.skills.library import install, library, remove
-from whet.skills.script import run_script
+from whet.skills.script import run_script, run_scripts
 from whet.skills.skill import Skill
 
 __all__ = [
@@ -26,5 +26,6 @@ __all__ = [
     "relevance",
     "remove",
     "run_script",
+    "run_scripts",
     "save_skill",
 ]

@@ -1,4 +1,8 @@
-"""A skill's scripts, run in a sandbox."""
+"""A skill's scripts, run in a sandbox.
+
+result = await run_script(sandbox, skill, "scripts/verbs.py", ["--help"])
+results = await run_scripts(sandbox, skill)             # each of them, without arguments
+"""
 
 from collections.abc import Sequence
 from pathlib import PurePosixPath
@@ -8,7 +12,7 @@ from whet.core.records import ExecResult
 from whet.sandboxes.sandbox import Sandbox
 from whet.skills.skill import Skill
 
-__all__ = ["run_script"]
+__all__ = ["run_script", "run_scripts"]
 
 _INTERPRETERS = {".py": "python3", ".sh": "sh"}
 
@@ -41,3 +45,13 @@ async def run_script(
         await sandbox.write(f"{home}/{path}", data)
     command = [interpreter, script, *args]
     return await sandbox.exec(command, stdin=stdin, timeout=timeout, cwd=f"/work/{home}")
+
+
+async def run_scripts(sandbox: Sandbox, skill: Skill, *, timeout: float | None = None) -> dict[str, ExecResult]:
+    """Returns what became of each script (``.py``, ``.sh``) of the skill, run without arguments; by its path.
+
+    Raises:
+        SandboxError: the sandbox failed.
+    """
+    runnable = [path for path in skill.scripts if PurePosixPath(path).suffix in _INTERPRETERS]
+    return {path: await run_script(sandbox, skill, path, timeout=timeout) for path in runnable}
