@@ -132,7 +132,12 @@ class Agent:
         Raises:
             UserError: the policy sets a knob the agent does not have, or a value it does not take.
         """
-        return resolve_knobs(policy, {**KNOBS, **self.graph.knobs})
+        return resolve_knobs(policy, self.settings)
+
+    @property
+    def settings(self) -> dict[str, Knob]:
+        """Every knob that its policy may set, with default and range."""
+        return {**KNOBS, **self.graph.knobs}
 
     def prompts(self, policy: Policy) -> dict[str, str]:
         """Returns the text of every prompt of this agent under a policy: ``system``, and those that its graph reads.

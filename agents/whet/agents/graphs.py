@@ -1,8 +1,10 @@
 """Finds a graph: a pattern by name, a function that returns a graph, a LangGraph object, or ``path/file.py:graph``."""
 
 import importlib.util
+import inspect
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -84,6 +86,17 @@ class Graph:
             f"graph {self.name!r} takes {', '.join(channels)}: no 'messages', and not one text alone; "
             "say how a task goes in with adapt(graph, enter=lambda task, system: {…})"
         )
+
+    def source(self) -> str:
+        """Returns the Python source of the graph's nodes, each under its name; of those that are plain functions."""
+        builder = self.compiled.builder if isinstance(self.compiled, CompiledStateGraph) else None
+        found = []
+        for name, spec in ({} if builder is None else builder.nodes).items():
+            held = vars(spec.runnable)
+            if inspect.isfunction(function := held.get("func") or held.get("afunc")):
+                with suppress(OSError):  # Typed into a terminal: it has no file.
+                    found.append(f"# node {name}\n{inspect.getsource(function)}")
+        return "\n".join(found)
 
     def answer(self, state: object) -> str:
         """Returns the answer in the final state.

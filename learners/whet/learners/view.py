@@ -9,7 +9,7 @@ A view with an agent can also practise: run it on training tasks under a policy 
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from whet.core.budget import Budget
@@ -21,7 +21,7 @@ from whet.memory import Memory
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from whet.agents import Agent, RunResult
+    from whet.agents import Agent, Knob, RunResult
     from whet.core.models import Model
     from whet.learners.weights.heldback import HeldBack
 
@@ -99,6 +99,26 @@ class TrainMemory:
     def knobs(self) -> tuple[str, ...]:
         """What the policy may set of the agent that practises."""
         return () if self._agent is None else tuple(self._agent.knobs(Policy()))
+
+    @property
+    def settings(self) -> "Mapping[str, Knob]":
+        """Every knob that the policy may set of the agent that practises, open ones included."""
+        return {} if self._agent is None else self._agent.settings
+
+    def graph_code(self) -> str:
+        """Returns the source of the nodes of the agent's graph; empty where there is none to be had."""
+        return "" if self._agent is None else self._agent.graph.source()
+
+    def check(self, policy: Policy) -> None:
+        """Does nothing for a policy that the agent can run under.
+
+        Raises:
+            UserError: it sets what the agent does not have, or a skill of it breaks the format.
+        """
+        if self._agent is not None:
+            from whet.skills import catalogue
+
+            self._agent.knobs(policy), self._agent.prompts(policy), catalogue(policy)
 
     def prompts(self, policy: Policy) -> dict[str, str]:
         """Returns the text of every prompt that the agent which practises reads under a policy (``system``, …)."""

@@ -14,7 +14,7 @@ from whet.core.budget import Budget
 from whet.core.errors import BudgetError, UserError
 from whet.core.models import Budgeted, Model
 from whet.core.policy import Policy
-from whet.core.records import Message, ModelCall, Sampling, Step, Task, Usage
+from whet.core.records import Message, ModelCall, Run, Sampling, Step, Task, Usage
 from whet.learners.evaluation import score_of
 from whet.learners.prompts.archive import Archive, Evidence, Node
 from whet.learners.view import TrainMemory
@@ -59,7 +59,7 @@ class Lab:
         self.view, self.budget, self.archive = view, budget, Archive()
         self.rng, self.left, self.asked = random.Random(seed), runs, Usage()
         self._model, self._seed, self._concurrency, self._tag = model, seed, concurrency, tag
-        self._known: dict[tuple[str, str], Evidence | None] = {}
+        self._known: dict[tuple[str, int, str], RunResult] = {}
         self._queue: list[Task] = []
         self.tasks, self.validation = self._split(tasks, validation)
 
@@ -81,31 +81,41 @@ class Lab:
                 chosen.append(task)
         return chosen
 
-    async def run(self, policy: Policy, tasks: Sequence[Task]) -> list[Evidence]:
+    async def run(self, policy: Policy, tasks: Sequence[Task], *, seed: int | None = None) -> list[Evidence]:
         """Returns what a policy made of tasks, without those that nobody could judge.
+
+        The seed is the lab's unless given.
 
         Raises:
             Spent: it would take more runs than are left; nothing is run.
             BudgetError: the budget ended a run.
         """
-        new = [
-            task for task in {each.id: each for each in tasks}.values() if (policy.digest, task.id) not in self._known
-        ]
+        results = await self._results(policy, tasks, self._seed if seed is None else seed)
+        found = [_evidence(task, result) for task, result in zip(tasks, results, strict=True)]
+        return [each for each in found if each is not None]
+
+    async def answers(self, policy: Policy, tasks: Sequence[Task]) -> list[Run]:
+        """Returns the runs of a policy on tasks, whether or not anybody can judge them; raises like ``run``."""
+        return [result.run for result in await self._results(policy, tasks, self._seed)]
+
+    async def _results(self, policy: Policy, tasks: Sequence[Task], seed: int) -> list[RunResult]:
+        keys = {(policy.digest, seed, task.id): task for task in tasks}
+        new = {key: task for key, task in keys.items() if key not in self._known}
         if len(new) > self.left:
             raise Spent(f"{len(new)} runs are needed and {self.left} are left")
         self.left -= len(new)
         results = await self.view.practise(
-            new,
+            list(new.values()),
             policy=policy,
-            seeds=(self._seed,),
+            seeds=(seed,),
             budget=self.budget,
             concurrency=self._concurrency,
             tags=(self._tag,) if self._tag else (),
         )
-        for task, result in zip(new, results, strict=True):
-            self._known[policy.digest, task.id] = _evidence(task, result)
-        found = [self._known[policy.digest, task.id] for task in tasks]
-        return [each for each in found if each is not None]
+        if cancelled := [result.run for result in results if result.run.status == "cancelled"]:
+            raise BudgetError(f"run {cancelled[0].id!r} was ended: {cancelled[0].error}")
+        self._known |= dict(zip(new, results, strict=True))
+        return [self._known[policy.digest, seed, task.id] for task in tasks]
 
     async def assess(self, node: Node) -> float:
         """Returns a candidate's mean score on the validation tasks, and records it; raises like ``run``."""
@@ -150,7 +160,7 @@ class Lab:
 
 
 def _evidence(task: Task, result: RunResult) -> Evidence | None:
-    """Returns what a run showed, ``None`` where nobody could judge it; raises BudgetError like ``score_of``."""
+    """Returns what a run showed, ``None`` where nobody could judge it."""
     judged = score_of(result)
     if judged.value is None:
         return None

@@ -19,7 +19,7 @@ draft at a time, admitted on a strict gain on the tasks it was drafted from.
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import ClassVar
 
 import msgspec
@@ -27,6 +27,7 @@ import msgspec
 from whet.core.budget import Budget
 from whet.core.errors import BudgetError, UserError
 from whet.core.models import Model, as_model
+from whet.core.policy import Policy
 from whet.core.records import Candidate, Json, Record
 from whet.learners.gate import Arm
 from whet.learners.learner import Proposal
@@ -35,16 +36,19 @@ from whet.learners.prompts.lab import Lab
 from whet.learners.prompts.parts import pick_parts, read_parts, write_parts
 from whet.learners.view import TrainMemory
 
-__all__ = ["Draft", "PromptLearner", "examples", "fenced"]
+__all__ = ["Draft", "PromptLearner", "example", "examples", "examples_of", "fenced"]
 
 _CLIPPED = 2000
+_CALLS = 3
 _FENCED = re.compile(r"^[ \t]*```[^\n]*\n(.*)^[ \t]*```", re.MULTILINE | re.DOTALL)
 
 
 class Draft(Record, frozen=True, kw_only=True):
     """A change before it is tried: the ``parts`` that it replaces in its first parent, and what it rests on.
 
-    ``settings`` are knobs that it sets as well; ``on`` are the runs that it was drafted from.
+    ``settings`` are knobs that it sets as well; ``on`` are the runs that it was drafted from. ``policy`` is the whole
+    tree to begin with, in place of the parent's. ``evidence`` are further records that it rests on, ``tainted`` where
+    strangers wrote one of them.
     """
 
     parts: dict[str, str]
@@ -52,11 +56,17 @@ class Draft(Record, frozen=True, kw_only=True):
     note: str = ""
     settings: Mapping[str, int | float] = msgspec.field(default_factory=dict)
     on: tuple[Evidence, ...] = ()
+    policy: Policy | None = None
+    evidence: tuple[str, ...] = ()
+    tainted: bool = False
 
 
 @dataclass(kw_only=True)
 class PromptLearner:
     """Base of the learners of prompts. A subclass has a ``name``, its options as fields, and overrides what differs.
+
+    Each search works on a copy of its own, so a method may keep what it needs in fields with ``init=False``.
+    ``unused`` names the options that a method has no use for; they are refused.
 
     Args:
         model: a model, or its name, that writes; the learners that need one say so.
@@ -72,6 +82,7 @@ class PromptLearner:
     """
 
     name: ClassVar[str]
+    unused: ClassVar[tuple[str, ...]] = ()
     model: Model | str | None = None
     parts: str = "system"
     runs: int = 300
@@ -85,6 +96,9 @@ class PromptLearner:
         for option in ("runs", "validation", "minibatch", "steps", "concurrency"):
             if getattr(self, option) < 1:
                 raise UserError(f"{option} is {getattr(self, option)!r}; at least 1 is needed")
+        for each in fields(self):
+            if each.name in self.unused and getattr(self, each.name) != each.default:
+                raise UserError(f"learner {self.name!r} has no use for {each.name}; leave it out")
 
     async def propose(self, view: TrainMemory, incumbent: Arm, budget: Budget) -> AsyncIterator[Proposal]:
         """Yields the best that was found, if it scores above the incumbent on the validation tasks.
@@ -105,11 +119,12 @@ class PromptLearner:
             tag=f"learner:{self.name}",
         )
         lab.archive.add(incumbent.policy, pick_parts(read_parts(view, incumbent.policy), self.parts), note="incumbent")
+        mine = replace(self)
         with suppress(BudgetError):  # What was found within the limits stands.
-            await self.search(lab)
-        chosen, seed = self.choose(lab.archive), lab.archive.nodes[0]
-        if chosen.policy != seed.policy and self.better(chosen, seed, lab.archive):
-            yield self.proposal(chosen, incumbent, lab)
+            await mine.search(lab)
+        chosen, seed = mine.choose(lab.archive), lab.archive.nodes[0]
+        if chosen.policy != seed.policy and mine.better(chosen, seed, lab.archive):
+            yield mine.proposal(chosen, incumbent, lab)
 
     async def search(self, lab: Lab) -> None:
         """Goes round until nothing is left to do or to spend.
@@ -167,19 +182,19 @@ class PromptLearner:
     def add(self, draft: Draft, lab: Lab) -> Node | None:
         """Returns a draft as a candidate of the archive, ``None`` where it changes nothing or was tried before."""
         parent = draft.parents[0]
-        parts = {**parent.parts, **draft.parts}
-        policy = write_parts(parent.policy, draft.parts)
+        policy = write_parts(draft.policy or parent.policy, draft.parts)
         if draft.settings:
             policy = policy.with_settings(**draft.settings)
         if any(policy == node.policy for node in lab.archive.nodes):
             return None
+        found = read_parts(lab.view, policy)
         return lab.archive.add(
             policy,
-            parts,
+            {name: found[name] for name in parent.parts},
             parents=[node.number for node in draft.parents],
             note=draft.note,
-            evidence=[id for each in draft.on for id in each.ids],
-            tainted=any(each.run.trust == "tainted" for each in draft.on),
+            evidence=[*(id for each in draft.on for id in each.ids), *draft.evidence],
+            tainted=draft.tainted or any(each.run.trust == "tainted" for each in draft.on),
         )
 
     def proposal(self, chosen: Node, incumbent: Arm, lab: Lab) -> Proposal:
@@ -205,9 +220,9 @@ class PromptLearner:
     def options(self) -> Mapping[str, Json]:
         """Returns the options, as they are recorded with a candidate."""
         return {
-            name: value if isinstance(value, bool | int | float | str) else getattr(value, "name", None)
-            for name, value in sorted(vars(self).items())
-            if value is not None
+            each.name: value if isinstance(value, bool | int | float | str) else getattr(value, "name", None)
+            for each in sorted(fields(self), key=lambda field: field.name)
+            if each.init and (value := getattr(self, each.name)) is not None
         }
 
 
@@ -220,8 +235,21 @@ def fenced(text: str) -> str:
 
 def examples(evidence: Sequence[Evidence]) -> str:
     """Returns runs as a writing model is shown them: task, answer, and what the verifiers found."""
-    return "\n\n".join(
-        f"## Example {number}\nTask:\n{each.task.prompt[:_CLIPPED]}\n"
-        f"Answer:\n{(each.run.answer or '')[:_CLIPPED]}\nFeedback: {each.feedback}"
-        for number, each in enumerate(evidence, 1)
-    )
+    shown = [(each.task.prompt, each.run.answer or "", each.feedback) for each in evidence]
+    return "\n\n".join(example(number, *each) for number, each in enumerate(shown, 1))
+
+
+async def examples_of(lab: Lab, evidence: Sequence[Evidence], text: str) -> str:
+    """Returns, in the form of ``examples``, what a graph's nodes that were told this text were asked and answered.
+
+    Of each run the last calls are shown; a run in which no node was told it is left out.
+    """
+    shown = [
+        (asked, answer, each.feedback) for each in evidence for asked, answer in (await lab.calls(each, text))[-_CALLS:]
+    ]
+    return "\n\n".join(example(number, *each) for number, each in enumerate(shown, 1))
+
+
+def example(number: int, task: str, answer: str, feedback: str) -> str:
+    """Returns one example as a writing model is shown it."""
+    return f"## Example {number}\nTask:\n{task[:_CLIPPED]}\nAnswer:\n{answer[:_CLIPPED]}\nFeedback: {feedback}"

@@ -3,9 +3,11 @@
     read_parts(view, policy)                        # {"principles": "", "reviewer": "Say what…", "system": "You…"}
     write_parts(policy, {"system": "You write…"})   # the policy with prompts/system.md replaced
 
-``principles`` is the file ``principles.md``; every other name is a prompt that the agent reads, ``prompts/NAME.md``.
+``principles`` is the file ``principles.md``; a path is the script of a skill, ``skills/NAME/scripts/…``; every other
+name is a prompt that the agent reads, ``prompts/NAME.md``.
 """
 
+import re
 from collections.abc import Mapping
 
 from whet.core.errors import UserError
@@ -15,16 +17,20 @@ from whet.learners.view import TrainMemory
 __all__ = ["PRINCIPLES", "path_of", "pick_parts", "read_parts", "write_parts"]
 
 PRINCIPLES = "principles"
+_SCRIPT = re.compile(r"skills/[^/]+/scripts/.+\.py")
 
 
 def path_of(part: str) -> str:
     """Returns the file of the policy that holds a part."""
+    if "/" in part:
+        return part
     return "principles.md" if part == PRINCIPLES else f"prompts/{part}.md"
 
 
 def read_parts(view: TrainMemory, policy: Policy) -> dict[str, str]:
     """Returns the text of every part that the agent reads under a policy, its graph's defaults filled in."""
-    return {**view.prompts(policy), PRINCIPLES: policy.text(path_of(PRINCIPLES))}
+    scripts = {path: policy.text(path) for path in policy.files if _SCRIPT.fullmatch(path)}
+    return {**view.prompts(policy), PRINCIPLES: policy.text(path_of(PRINCIPLES)), **scripts}
 
 
 def pick_parts(found: Mapping[str, str], wanted: str) -> dict[str, str]:
