@@ -126,6 +126,9 @@ class Agent:
     def _named(self) -> dict[str, Json]:
         return {"models": {role: model.name for role, model in self.models.items()}} if self.models else {}
 
+    def _tooled(self) -> dict[str, Json]:
+        return {"tools": list(self.tools)} if self.tools else {}
+
     def knobs(self, policy: Policy) -> dict[str, int | float]:
         """Returns the value of every knob of this agent under a policy.
 
@@ -290,7 +293,7 @@ class Agent:
             run,
             status="running",
             ended_at=None,
-            meta={**run.meta, "graph": self.graph.name, "system": briefing.system, **self._named()},
+            meta={**run.meta, "graph": self.graph.name, "system": briefing.system, **self._named(), **self._tooled()},
         )
         trace = Trace(ListRecorder() if memory is None else memory.recorder, run, first=first, listener=listener)
         context = AgentContext(

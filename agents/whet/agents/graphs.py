@@ -29,6 +29,7 @@ PATTERNS = {
     "iad": "whet.agents.patterns.iad:iad",
     "react": "whet.agents.patterns.react:react",
     "refine": "whet.agents.patterns.refine:refine",
+    "reviewed": "whet.agents.patterns.reviewed:reviewed",
     "self_consistency": "whet.agents.patterns.self_consistency:self_consistency",
 }
 """Short name to dotted path."""

@@ -1,5 +1,6 @@
 """What ``whet run`` and ``whet improve`` build: an agent from the settings, and the tasks a word stands for."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,12 +11,14 @@ from whet.core import Budget, Message, NotFoundError, Run, Task, UserError, dige
 
 if TYPE_CHECKING:
     from whet.agents import Agent
+    from whet.agents.tools import FunctionTool
     from whet.core.models import Model
     from whet.memory import Memory
 
-__all__ = ["Plan", "fork_run", "make_agent", "replay_run", "resume_run", "run_plan", "tasks_of"]
+__all__ = ["Plan", "fork_run", "further_models", "make_agent", "replay_run", "resume_run", "run_plan", "tasks_of"]
 
 SPECS = ("humaneval:", "ilf:", "jsonl:", "world:")
+_WITH_TOOLS = ("hierarchy", "react")
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,8 @@ class Plan:
     task: str
     model: str = ""
     graph: str = "refine"
+    models: tuple[str, ...] = ()
+    tools: tuple[str, ...] = ()
     split: str = ""
     limit: int = 0
     seed: int = 0
@@ -34,19 +39,59 @@ class Plan:
 
 
 def make_agent(
-    memory: "Memory", *, model: "str | Model" = "", graph: str = "refine", name: str | None = None
+    memory: "Memory",
+    *,
+    model: "str | Model" = "",
+    graph: str = "refine",
+    name: str | None = None,
+    models: "Mapping[str, str | Model] | None" = None,
+    tools: Sequence[str] = (),
 ) -> "Agent":
     """Returns an agent on the project's memory; its model is the settings' one where none is given.
 
+    ``models`` are further models by role. Without ``tools`` a graph that uses tools gets ``shell`` and ``python``.
+
     Raises:
-        UserError: no such graph or model; the message lists what there is.
+        UserError: no such graph, model or tool; the message lists what there is.
     """
-    from whet.agents import Agent, python, shell
+    from whet.agents import Agent
 
     settings = load_settings()
-    tools = (shell, python) if graph == "react" else ()
+    further = {role: settings.load_model(m) if isinstance(m, str) else m for role, m in (models or {}).items()}
     chosen = settings.load_model(model) if isinstance(model, str) else model
-    return Agent(graph, chosen, sandbox=settings.sandbox, tools=tools, memory=memory, name=name)
+    named = tools or (("shell", "python") if graph in _WITH_TOOLS else ())
+    return Agent(
+        graph,
+        chosen,
+        sandbox=settings.sandbox,
+        tools=[_tool(word) for word in named],
+        memory=memory,
+        name=name,
+        models=further,
+    )
+
+
+def _tool(name: str) -> "FunctionTool":
+    from whet.agents import python, shell
+
+    tools = {"python": python, "shell": shell}
+    if name not in tools:
+        raise UserError(
+            f"whet run knows no tool {name!r}; its tools are {', '.join(tools)}; give others to Agent(…) in Python"
+        )
+    return tools[name]
+
+
+def further_models(pairs: Sequence[str]) -> dict[str, str]:
+    """Returns further models by role, as ``ROLE=NAME`` says.
+
+    Raises:
+        UserError: a pair of another form.
+    """
+    split = [pair.partition("=") for pair in pairs]
+    if wrong := [pair for pair, (role, _, name) in zip(pairs, split, strict=True) if not (role and name)]:
+        raise UserError(f"--models {wrong[0]!r} does not say which model for what; write --models reviewer=NAME")
+    return {role: name for role, _, name in split}
 
 
 async def tasks_of(memory: "Memory", word: str) -> list[Task]:
@@ -71,7 +116,7 @@ async def run_plan(memory: "Memory", plan: Plan, budget: Budget) -> list[Row]:
     chosen = [task for task in tasks if plan.split in ("", task.split)][: plan.limit or None]
     if not chosen:
         raise UserError(f"no task of split {plan.split!r} in {plan.task!r}; there are train, heldout and sealed")
-    agent = make_agent(memory, model=plan.model, graph=plan.graph)
+    agent = make_agent(memory, model=plan.model, graph=plan.graph, models=further_models(plan.models), tools=plan.tools)
     policy = await memory.policies.get(plan.policy)
     runs = await _done(memory, agent, policy.digest, plan.seed) if plan.resume else {}
     left = [task for task in chosen if task.id not in runs]
@@ -89,9 +134,23 @@ async def _done(memory: "Memory", agent: "Agent", policy: str, seed: int) -> dic
 
 
 async def _agent_of(memory: "Memory", run: Run, model: "str | Model", graph: str) -> "Agent":
-    """Returns the agent that made a run, with this model (the settings' one where it is empty)."""
+    """Returns the agent that made a run, with this model (the settings' one where it is empty), and its tools.
+
+    Its further models are those of the run; in a replay nobody asks them.
+    """
+    from whet.core.models import ScriptedModel
+
     named = graph or str(run.meta.get("graph") or run.agent)
-    return make_agent(memory, model=model, graph=named, name=run.agent)
+    models, tools = run.meta.get("models"), run.meta.get("tools")
+    further = {role: str(name) for role, name in models.items()} if isinstance(models, dict) else {}
+    return make_agent(
+        memory,
+        model=model,
+        graph=named,
+        name=run.agent,
+        models=further if isinstance(model, str) else {role: ScriptedModel([], name=n) for role, n in further.items()},
+        tools=[str(name) for name in tools] if isinstance(tools, list) else (),
+    )
 
 
 async def replay_run(memory: "Memory", id: str, graph: str) -> tuple[Run, Run]:

@@ -30,7 +30,13 @@ def start(
         str, typer.Argument(help="A task set (world:7, jsonl:FILE …), a task id in the memory, or a prompt.")
     ],
     model: Annotated[str, typer.Option(help="Model; default: the one of whet.toml.")] = "",
-    graph: Annotated[str, typer.Option(help="react, refine, best_of_n, or path/file.py:graph.")] = "refine",
+    graph: Annotated[
+        str, typer.Option(help="A pattern (refine, react, reviewed …), or path/file.py:graph.")
+    ] = "refine",
+    models: Annotated[
+        list[str] | None, typer.Option(help="A further model that the graph asks: reviewer=NAME.")
+    ] = None,
+    tools: Annotated[list[str] | None, typer.Option(help="A tool for the model: shell, python.")] = None,
     split: Annotated[str, typer.Option(help="Only tasks of this split: train, heldout.")] = "",
     limit: Annotated[int, typer.Option(min=0, help="Only the first so many tasks; 0 for all.")] = 0,
     seed: Annotated[int, typer.Option(help="Seed of the run.")] = 0,
@@ -51,6 +57,8 @@ def start(
         task=task,
         model=model,
         graph=graph,
+        models=tuple(models or ()),
+        tools=tuple(tools or ()),
         split=split,
         limit=limit,
         seed=seed,
