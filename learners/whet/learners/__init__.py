@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from whet.learners.betting import PairedTest
     from whet.learners.deciding import decide
     from whet.learners.evaluation import Measured, evaluator, measure
+    from whet.learners.experience.errors import ErrorMemory
     from whet.learners.gate import Arm, Evaluate, Gate, GateConfig, Progress, Score
     from whet.learners.improve import Event, ImproveConfig, ImproveReport, improve, spent_by
     from whet.learners.learner import Learner, Proposal, load_learner
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 _WHERE = {
     "Arm": "gate",
     "CountingLedger": "ledger",
+    "ErrorMemory": "experience.errors",
     "Evaluate": "gate",
     "Event": "improve",
     "Gate": "gate",
@@ -65,6 +67,7 @@ _WHERE = {
 __all__ = [
     "Arm",
     "CountingLedger",
+    "ErrorMemory",
     "Evaluate",
     "Event",
     "Gate",

@@ -109,6 +109,25 @@ LEARNERS: dict[str, Listing] = {
         costs="up to three questions, each with 16 to 24 runs",
         practises=True,
     ),
+    "tune": Listing(
+        at="whet.learners.prompts.methods.tune:Tune",
+        learns="settings",
+        title="temperature, rounds, n and other settings by their scores",
+        paper="TPE, Bergstra et al. 2011",
+        needs="tasks",
+        costs="a run for each validation task a step",
+        practises=True,
+        extra="whet[prompts]",
+    ),
+    "zo-ranksgd": Listing(
+        at="whet.learners.prompts.methods.zo_ranksgd:ZoRankSgd",
+        learns="settings",
+        title="settings by rankings only: of verifiers, a judge or a person",
+        paper="arXiv 2303.03751",
+        needs="tasks, and somebody who ranks",
+        costs="10 candidates on a minibatch a step",
+        practises=True,
+    ),
 }
 """Registered learners, beside the methods that train weights: short name to where it is and what it does."""
 

@@ -26,7 +26,7 @@ def propose_lessons(
     lessons: Iterable[Lesson],
     known: Sequence[Lesson],
     incumbent: Arm,
-    usage: Usage = Usage(),
+    usage: Usage | None = None,
     *,
     retires: Retires = lambda chosen: (),
 ) -> list[Proposal]:
@@ -43,7 +43,7 @@ def propose_lessons(
     found: list[Proposal] = []
     for trust in ("trusted", "tainted"):
         if chosen := tuple(lesson for lesson in fresh if lesson.trust == trust):
-            cost = Usage() if found else usage
+            cost = usage if usage is not None and not found else Usage()
             found.append(_proposal(learner, kind, chosen, retires(chosen), incumbent, cost, chosen[0].trust))
     return found
 

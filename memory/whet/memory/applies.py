@@ -1,9 +1,9 @@
 """When a lesson applies: what its ``not_when`` rules out, and whose it is.
 
-    lesson = Lesson(text="Answer in German.", applies_when="person: ana; letters", not_when="legal notice; the tax office")
-    applies(lesson, "Write a letter to my landlord.", person="ana")       # True
-    applies(lesson, "Write a letter about a legal notice.", person="ana") # False: an exception holds
-    applies(lesson, "Write a letter to my landlord.")                     # False: it is about ana
+    lesson = Lesson(text="Answer in German.", applies_when="person: ana; letters", not_when="legal notice; invoice")
+    applies(lesson, "Write a letter to my landlord.", person="ana")        # True
+    applies(lesson, "Write a letter about a legal notice.", person="ana")  # False: an exception holds
+    applies(lesson, "Write a letter to my landlord.")                      # False: it is about ana
 
 Feedback is wider in words than in meaning: told everywhere, it does harm where nobody meant it (C3PO, Stephan et al.
 2024, arXiv 2402.10893). ``applies_when`` is for ranking; ``not_when`` is kept strictly. It holds exceptions, divided by

@@ -89,7 +89,8 @@ class Recall:
     ) -> list[Recalled]:
         """Returns up to ``k`` lessons for a query, best first; none where nothing has to do with it.
 
-        Lessons about a person are found for that ``person`` only. Where the embedder cannot be reached, words alone decide.
+        Lessons about a person are found for that ``person`` only. Where the embedder cannot be reached, words alone
+        decide.
 
         Raises:
             RefusedError: the index was made by another embedder.

@@ -1,0 +1,1 @@
+"""Learning from what happened: tips, shortcuts, corrections, errors, reformulations, what is known of a person."""
