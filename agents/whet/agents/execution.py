@@ -33,6 +33,7 @@ from whet.core import (
     Verdict,
     now_ms,
 )
+from whet.feedback.judges import judging_under
 
 if TYPE_CHECKING:
     from whet.agents.playback import Playback
@@ -96,8 +97,8 @@ class Execution:
     saver: BaseCheckpointSaver[str] | None = None
 
     def __post_init__(self) -> None:
-        # A pattern asks no person, so at its exit there is nothing to resume.
-        if self.durability != "exit" or not self.graph.native:
+        # Where a pattern asks no person, there is nothing to resume at its exit.
+        if self.durability != "exit" or not self.graph.native or self.graph.asks:
             self._save()
 
     def _save(self) -> None:
@@ -141,7 +142,8 @@ class Execution:
         for record in (self.context.run, *self.uses):
             self.context.recorder.trace.put(record)
         try:
-            result = await self._judged(*await self._drive(given))
+            with judging_under(self.budget):
+                result = await self._judged(*await self._drive(given))
         except BaseException as error:
             await asyncio.shield(self._end(RunResult(self._closed("cancelled", None, describe_error(error)))))
             raise

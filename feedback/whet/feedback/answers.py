@@ -5,12 +5,16 @@ program.source                  # "def add(a, b):\\n    return a + b\\n"
 program.answer_line(2)          # 3: the line of the answer that line 2 of the program is
 """
 
+import json
 import re
 import textwrap
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-__all__ = ["Block", "Program", "extract_code", "fenced_blocks", "python_program"]
+from whet.core.records import Json
+
+__all__ = ["Block", "Program", "extract_code", "fenced_blocks", "json_values", "list_items", "python_program", "quoted"]
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,7 @@ class Block:
 
 
 _FENCE = re.compile(r"^[ \t]*```[ \t]*([\w+-]*)[^\n]*\n(.*?)(?:^[ \t]*```[ \t]*$|\Z)", re.MULTILINE | re.DOTALL)
+_ITEM = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s+(.+)$")
 _PYTHON = ("", "python", "py", "python3")
 
 
@@ -66,6 +71,31 @@ def fenced_blocks(answer: str, languages: tuple[str, ...]) -> list[Block]:
         for match in _FENCE.finditer(answer)
     )
     return [block for block in blocks if block.language in languages]
+
+
+def json_values(text: str) -> Iterator[Json]:
+    """Yields the JSON lists and objects in a text that are not empty, in order, whatever stands around them."""
+    decoder, after = json.JSONDecoder(), 0
+    for start, character in enumerate(text):
+        if character in "[{" and start >= after:
+            try:
+                value, end = decoder.raw_decode(text, start)
+            except (ValueError, RecursionError):
+                continue
+            if value:
+                after = end
+                yield value
+
+
+def list_items(text: str) -> list[str]:
+    """Returns the items of a Markdown list, bulleted or numbered; other lines are left out."""
+    return [match[1].strip() for match in map(_ITEM.match, text.splitlines()) if match]
+
+
+def quoted(text: str) -> str:
+    """Returns a text in a Markdown fence that nothing in it can close."""
+    fence = "`" * max(3, 1 + max((len(run) for run in re.findall(r"`+", text)), default=0))
+    return f"{fence}\n{text}\n{fence}"
 
 
 def python_program(answer: str, *, prompt: str = "", entry_point: str = "") -> Program:

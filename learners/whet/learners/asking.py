@@ -5,7 +5,6 @@
 Nothing that the model says is believed: evidence must be among the runs it was shown, and the gate decides.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 
 import msgspec
@@ -14,10 +13,11 @@ from whet.core.errors import UserError
 from whet.core.models import Model
 from whet.core.prompting import describe_failure
 from whet.core.records import Json, Lesson, Message, Sampling, Trust, Usage
+from whet.feedback.answers import json_values
 from whet.learners.view import Judged
 from whet.skills import Skill
 
-__all__ = ["ask_for_lessons", "ask_for_wording", "describe_run", "read_json"]
+__all__ = ["ask_for_lessons", "ask_for_wording", "describe_run", "entries", "read_json"]
 
 MAX_RUNS = 12
 MAX_LESSONS = 8
@@ -62,7 +62,7 @@ async def ask_for_wording(model: Model, skill: Skill) -> tuple[Skill, Usage]:
     """
     messages = [Message(role="user", content=f"{_WORD}\n\n{skill.body}")]
     completion = await model.complete(messages, sampling=Sampling(temperature=0.0))
-    entry = next(_entries(read_json(completion.text)), {})
+    entry = next(entries(read_json(completion.text)), {})
     said = entry.get("description")
     worded = msgspec.structs.replace(skill, description=said.strip() if isinstance(said, str) else "")
     try:
@@ -85,20 +85,11 @@ def describe_run(item: Judged) -> str:
 
 def read_json(text: str) -> Json:
     """Returns the first JSON list or object in a text, whatever stands around it; ``None`` where there is none."""
-    decoder = json.JSONDecoder()
-    for start, character in enumerate(text):
-        if character in "[{":
-            try:
-                value: Json = decoder.raw_decode(text, start)[0]
-            except (ValueError, RecursionError):
-                continue
-            if value:
-                return value
-    return None
+    return next(json_values(text), None)
 
 
 def _lessons(text: str, runs: dict[str, Judged], source: str) -> Iterator[Lesson]:
-    for entry in _entries(read_json(text)):
+    for entry in entries(read_json(text)):
         said, when, named = entry.get("text"), entry.get("applies_when"), entry.get("runs")
         if not isinstance(said, str) or not said.strip() or len(said) > MAX_TEXT:
             continue
@@ -117,7 +108,7 @@ def _lessons(text: str, runs: dict[str, Judged], source: str) -> Iterator[Lesson
         )
 
 
-def _entries(value: Json) -> Iterator[dict[str, Json]]:
+def entries(value: Json) -> Iterator[dict[str, Json]]:
     """Returns the objects of a list, of an object's ``lessons``, or the object itself."""
     if isinstance(value, dict):
         value = value["lessons"] if isinstance(value.get("lessons"), list) else [value]

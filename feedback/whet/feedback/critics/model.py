@@ -4,12 +4,11 @@ critiques = await ModelCritic(model).critique(task, run, verdicts)
 """
 
 import json
-import re
 from collections.abc import Sequence
 
 from whet.core.models.model import Model
 from whet.core.records import Check, Critique, Message, Run, Sampling, Span, Task, Verdict
-from whet.feedback.answers import fenced_blocks
+from whet.feedback.answers import fenced_blocks, list_items
 from whet.feedback.critics.check import describe_check
 
 __all__ = ["ModelCritic"]
@@ -21,7 +20,6 @@ Reply with JSON only:
 {{"critiques": [{{"text": "what is wrong and what to change", "checks": ["names of the failed checks it explains"],
 "quote": "the shortest part of the answer that it is about, word for word, or an empty text"}}]}}"""
 
-_ITEM = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s+(.+)$")
 _TEXT_LIMIT = 4000
 
 
@@ -108,8 +106,7 @@ def _read(reply: str) -> list[_Point]:
     for text in [*reversed(blocks), reply, reply[first : last + 1] if 0 <= first < last else ""]:
         if (points := _from_json(text)) is not None:
             return points
-    items = [match[1] for match in map(_ITEM.match, reply.splitlines()) if match]
-    texts = items or ([reply] if reply.strip() else [])
+    texts = list_items(reply) or ([reply] if reply.strip() else [])
     return [_Point(text) for text in texts]
 
 

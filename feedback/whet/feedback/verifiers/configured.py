@@ -7,7 +7,7 @@ from typing import ClassVar, Generic, TypeVar
 
 import msgspec
 
-from whet.core.errors import RefusedError, SandboxError, UserError, VerifierError
+from whet.core.errors import ModelError, RefusedError, SandboxError, UserError, VerifierError
 from whet.core.ids import digest
 from whet.core.records import Check, Json, Outcome, Record, Run, Task, Verdict, VerdictKind
 from whet.core.wire import encode
@@ -81,15 +81,16 @@ class ConfiguredVerifier(ABC, Generic[P]):
 
     @abstractmethod
     async def judge(self, task: Task, answer: str) -> Finding:
-        """Returns the finding on an answer; may raise ``SandboxError`` or ``RefusedError``."""
+        """Returns the finding on an answer; may raise ``SandboxError``, ``ModelError`` or ``RefusedError``."""
 
     async def verify(self, task: Task, run: Run) -> Verdict:
         """Returns the verdict on the run's answer; never raises for what the answer did."""
         started = time.monotonic()
         try:
             finding = await self._judge(task, run)
-        except (SandboxError, RefusedError, UserError) as error:
-            # A UserError is the sandbox's answer to files that the task or the verifier cannot have there.
+        except (SandboxError, ModelError, RefusedError, UserError) as error:
+            # A ModelError is that of a judge's model. A UserError is the sandbox's answer to files that the task or the
+            # verifier cannot have there.
             finding = Finding(outcome="infra_error", detail=str(error))
         return Verdict(
             run_id=run.id,

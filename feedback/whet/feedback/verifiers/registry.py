@@ -20,12 +20,16 @@ __all__ = ["KINDS", "VerifierFactory", "check_spec", "load_verifier", "verify_al
 VerifierFactory: TypeAlias = Callable[[dict[str, Json], FreshSandboxes | None], Verifier]
 
 KINDS = {
+    "aspects_judge": "whet.feedback.judges.rubric:Aspects",
     "command": "whet.feedback.verifiers.command:Command",
     "exact": "whet.feedback.verifiers.text:Exact",
+    "judge": "whet.feedback.judges.checklist:Checklist",
     "json_schema": "whet.feedback.verifiers.text:JsonSchema",
     "numeric": "whet.feedback.verifiers.text:Numeric",
     "python_tests": "whet.feedback.verifiers.python_tests:PythonTests",
+    "reference_judge": "whet.feedback.judges.rubric:OwnAnswer",
     "regex": "whet.feedback.verifiers.text:Regex",
+    "rubric_judge": "whet.feedback.judges.rubric:Rubric",
 }
 
 

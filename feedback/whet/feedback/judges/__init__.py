@@ -1,0 +1,14 @@
+"""Judges: models that give verdicts on one answer, and that compare two.
+
+from whet.feedback.judges import Checklist
+
+verdict = await Checklist({"items": ["It is polite."]}, model=model).verify(task, run)
+"""
+
+from whet.feedback.judges.asking import judging_under
+from whet.feedback.judges.checklist import Checklist
+from whet.feedback.judges.pairwise import Pairwise
+from whet.feedback.judges.rubric import ASPECTS, Aspects, OwnAnswer, Rubric
+from whet.feedback.judges.rubrics import with_rubric
+
+__all__ = ["ASPECTS", "Aspects", "Checklist", "OwnAnswer", "Pairwise", "Rubric", "judging_under", "with_rubric"]
