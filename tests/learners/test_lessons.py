@@ -255,7 +255,7 @@ def test_learners_are_loaded_by_name_or_path_and_refuse_unknown_options() -> Non
     assert load_learner("lessons", hints=False).name == "lessons"
     assert load_learner("whet.learners.skills:SkillLearner").name == "skills"
     for name in ("prompts-from-heaven", "whet.learners.nowhere:X", "whet.learners.skills:Nothing", "json"):
-        with pytest.raises(UserError, match="there are .*lessons, .*skills"):
+        with pytest.raises(UserError, match=r"there are .*lessons, .*skills"):
             load_learner(name)
     with pytest.raises(UserError, match="takes no colour; it takes sandboxes, model, hints"):
         load_learner("lessons", colour="red")

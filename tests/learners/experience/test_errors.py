@@ -55,9 +55,10 @@ async def test_in_a_world_that_drifts_the_very_next_run_is_better(
     for remembers in (False, True):
         async with await Memory.open(tmp_path / f"{remembers}") as memory, quick(memory) as agent:
             errors = ErrorMemory(memory) if remembers else None
-            rates[remembers] = await rate(agent, before, errors), await rate(agent, after, errors)
-    assert max(rates[False]) < 0.3, rates
-    assert min(rates[True]) >= 0.5, rates
+            await rate(agent, before, errors)
+            rates[remembers] = await rate(agent, after, errors)
+    assert rates[False] < 0.2, rates
+    assert rates[True] == 0.5, "wrong the first time after the drift, right the second"
 
 
 @pytest.mark.asyncio
