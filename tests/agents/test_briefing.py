@@ -57,6 +57,16 @@ async def test_prompt_principles_skills_and_lessons_are_told_in_the_wording_of_t
 
 
 @pytest.mark.asyncio
+async def test_the_rubrics_of_the_policy_are_told_after_its_principles() -> None:
+    rubrics = {
+        "rubrics/b.md": "# Rubric: b\n\n## Tone\nBe kind.\n",
+        "rubrics/a.md": "# Rubric: a\n\n## Units\nGive them.",
+    }
+    system = await told(POLICY.edit(rubrics), None, "Count to three.")
+    assert system == "You write Python.\n\nBe brief.\n\n" + "\n\n".join(rubrics[p].strip() for p in sorted(rubrics))
+
+
+@pytest.mark.asyncio
 async def test_with_nothing_to_say_there_is_no_system_message(memory: Memory) -> None:
     assert await told(Policy(), memory) == ""
 

@@ -60,7 +60,7 @@ async def brief(
     can_open: bool,
     only: Collection[str] | None = None,
 ) -> Briefing:
-    """Returns the briefing for a task under a policy.
+    """Returns the briefing for a task under a policy, whose rubrics are told in every task.
 
     Skills are disclosed progressively: a body when the task calls for the skill; the names and descriptions of the
     others when the agent has tools to open one (``can_open``), since to any other agent they are noise. ``only`` are
@@ -84,7 +84,8 @@ async def brief(
         for lesson in await _recalled(memory, task, recall, only):
             if draw.shows(lesson.id, str(lesson.version)):
                 lessons.append(_told(lesson))
-    system = render_system(policy.text("prompts/system.md"), policy.text("principles.md"), opened, lessons)
+    rubrics = [policy.text(path) for path in sorted(policy.files) if path.startswith("rubrics/")]
+    system = render_system(policy.text("prompts/system.md"), policy.text("principles.md"), opened, lessons, rubrics)
     return Briefing(system=system, uses=tuple(draw.uses))
 
 

@@ -14,12 +14,13 @@ def render_system(
     principles: str = "",
     skills: Sequence[tuple[str, str]] = (),
     lessons: Sequence[str] = (),
+    rubrics: Sequence[str] = (),
 ) -> str:
-    """Returns the system message: prompt, principles, activated skills as (name, body), recalled lessons.
+    """Returns the system message: prompt, principles, rubrics, activated skills as (name, body), recalled lessons.
 
     Empty parts are left out; with nothing to say the result is the empty string (and no system message is sent).
     """
-    parts = [prompt.strip(), principles.strip()]
+    parts = [prompt.strip(), principles.strip(), *(rubric.strip() for rubric in rubrics)]
     parts += [f"# Skill: {name}\n{body.strip()}" for name, body in skills]
     if lessons:
         parts.append("# Lessons\n" + "\n".join(lesson.strip() for lesson in lessons))
