@@ -24,6 +24,7 @@ _EXTRAS = {
     "asyncpg": "postgres",
     "chromadb": "chroma",
     "fastapi": "server",
+    "gepa": "prompts",
     "peft": "weights",
     "pyseccomp": "sandbox",
     "torch": "weights",

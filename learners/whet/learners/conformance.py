@@ -21,9 +21,10 @@ __all__ = ["check_learner"]
 SECRET = "quokka"
 
 
-async def check_learner(learner: Learner, memory: Memory) -> list[Proposal]:
+async def check_learner(learner: Learner, memory: Memory, view: TrainMemory | None = None) -> list[Proposal]:
     """Returns what the learner proposed, after checking that it kept to the contract.
 
+    A learner that runs the agent needs a ``view`` that can practise; others get one of the memory.
     It must have a name; say what each proposal changes, by digests that are right; rest trusted proposals on nothing
     tainted; show no trace of a held-out task (one is planted); and leave promoting to the gate.
 
@@ -34,7 +35,7 @@ async def check_learner(learner: Learner, memory: Memory) -> list[Proposal]:
     assert learner.name, "a learner's name is recorded with its candidates, so it cannot be empty"
     await _plant(memory)
     incumbent = await incumbent_arm(memory)
-    proposals = [each async for each in learner.propose(TrainMemory(memory), incumbent, Budget(calls=1000))]
+    proposals = [each async for each in learner.propose(view or TrainMemory(memory), incumbent, Budget(calls=5000))]
     for proposal in proposals:
         _check(proposal, incumbent, learner.name)
     assert await memory.policies.head() == incumbent.policy, "only the gate promotes; a learner proposes"

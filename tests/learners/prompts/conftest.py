@@ -1,6 +1,6 @@
 """A bench for learners of prompts: a small world, an agent that reads its prompt, the real gate, and a control."""
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -12,8 +12,10 @@ from whet.agents.tasksets.world import judge_answer
 from whet.core.budget import Budget
 from whet.core.models import Model
 from whet.core.models.tiny.world import World
+from whet.core.policy import Policy
 from whet.core.records import Promotion, Run, Task, Verdict
 from whet.learners.adoption import incumbent_arm
+from whet.learners.conformance import check_learner
 from whet.learners.evaluation import evaluator
 from whet.learners.gate import Gate
 from whet.learners.learner import Learner, Proposal
@@ -48,6 +50,17 @@ class Bench:
             view = TrainMemory(self.memory, agent, self.train, held_back=self.heldout)
             incumbent = await incumbent_arm(self.memory)
             return [each async for each in learner.propose(view, incumbent, Budget(calls=5000))]
+
+    async def check(self, learner: Learner) -> list[Proposal]:
+        async with self.agent() as agent:
+            return await check_learner(learner, self.memory, TrainMemory(self.memory, agent, self.train))
+
+    async def in_force(self, files: Mapping[str, str]) -> None:
+        policy, head = Policy.of(files), await self.memory.policies.head()
+        await self.memory.policies.put(policy)
+        await self.memory.policies.promote(
+            Promotion(decision="committed", policy=policy.digest, incumbent=head.digest, actor="test")
+        )
 
     async def decide(self, proposal: Proposal, *, graph: Any = "react") -> Promotion:
         async with self.agent(graph=graph) as agent:
