@@ -26,6 +26,7 @@ GraphLike: TypeAlias = "str | Pattern | Graph | Builder | Compiled | Callable[[]
 
 PATTERNS = {
     "best_of_n": "whet.agents.patterns.best_of_n:best_of_n",
+    "code_test": "whet.agents.patterns.code_test:code_test",
     "iad": "whet.agents.patterns.iad:iad",
     "react": "whet.agents.patterns.react:react",
     "refine": "whet.agents.patterns.refine:refine",
@@ -48,7 +49,7 @@ class Graph:
     gets the text. ``leave`` makes the answer of the final state; without it that is ``answer``, or the last message
     that is no person's. ``context`` is what the graph's nodes get as ``runtime.context`` where its context schema is
     not ``AgentContext``. A ``native`` graph (a pattern) takes Whet's own messages.
-    ``roles`` are the further models that it asks.
+    ``roles`` are the further models that it asks. One that ``asks`` may stop to ask a person; other patterns never do.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Graph:
     native: bool = False
     prompts: Mapping[str, str] = field(default_factory=dict)
     roles: tuple[str, ...] = ()
+    asks: bool = False
 
     def start(self, task: Task, system: str) -> object:
         """Returns the graph's input for a task.
@@ -158,6 +160,7 @@ def adapt(
         native=found.native,
         prompts={**found.prompts, **(prompts or {})},
         roles=(*found.roles, *roles),
+        asks=found.asks,
     )
 
 
@@ -171,7 +174,15 @@ def find_graph(graph: GraphLike) -> Graph:
     if isinstance(found, Graph):
         return found
     if isinstance(found, Pattern):
-        return Graph(found.name, found().compile(), found.knobs, native=True, prompts=found.prompts, roles=found.roles)
+        return Graph(
+            found.name,
+            found().compile(),
+            found.knobs,
+            native=True,
+            prompts=found.prompts,
+            roles=found.roles,
+            asks=found.asks,
+        )
     made = found() if callable(found) and not isinstance(found, StateGraph | Pregel) else found
     if isinstance(made, Graph):
         return made

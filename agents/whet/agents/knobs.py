@@ -61,6 +61,7 @@ class Pattern:
     knobs: Mapping[str, Knob]
     prompts: Mapping[str, str] = field(default_factory=dict)
     roles: tuple[str, ...] = ()
+    asks: bool = False
 
     def __call__(self) -> Builder:
         """Returns a new graph."""
@@ -68,15 +69,16 @@ class Pattern:
 
 
 def pattern(
-    *, prompts: Mapping[str, str] | None = None, roles: tuple[str, ...] = (), **knobs: Knob
+    *, prompts: Mapping[str, str] | None = None, roles: tuple[str, ...] = (), asks: bool = False, **knobs: Knob
 ) -> Callable[[Callable[[], Builder]], Pattern]:
     """Makes a function that returns a ``StateGraph`` a pattern with these knobs, and prompts with their defaults.
 
     ``roles`` names the further models it needs: a node asks one with ``runtime.context.ask(…, role="reviewer")``.
+    ``asks`` says that a node may ask a person (``interrupt``), so that the run can be resumed.
     """
 
     def decorate(build: Callable[[], Builder]) -> Pattern:
-        return Pattern(name=build.__name__, build=build, knobs=knobs, prompts=prompts or {}, roles=roles)
+        return Pattern(name=build.__name__, build=build, knobs=knobs, prompts=prompts or {}, roles=roles, asks=asks)
 
     return decorate
 
