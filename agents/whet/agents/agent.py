@@ -310,6 +310,7 @@ class Agent:
             logprobs=run.purpose in ("train", "live") and adaptable(model) is not None,
             tools={**self.tools, **toolbox([open_skill])} if self.tools and policy.skill_names() else self.tools,
             open_sandbox=self.resources.workspace,
+            sandboxes=self.resources.sandboxes,
             verifier=self._verify or self._verify_by_task,
             consult=self._verify or self._consulted(task, run),
             critic=self._critique or _criticise,

@@ -32,6 +32,7 @@ PATTERNS = {
     "refine": "whet.agents.patterns.refine:refine",
     "reviewed": "whet.agents.patterns.reviewed:reviewed",
     "self_consistency": "whet.agents.patterns.self_consistency:self_consistency",
+    "test_driven": "whet.agents.patterns.test_driven:test_driven",
 }
 """Short name to dotted path."""
 

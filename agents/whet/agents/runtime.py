@@ -44,6 +44,7 @@ from whet.core import (
     new_id,
 )
 from whet.core.models import Model
+from whet.feedback import FreshSandboxes
 from whet.sandboxes import Sandbox
 
 __all__ = ["AgentContext", "Criticise", "OpenSandbox", "Tool", "Verify", "current_context"]
@@ -106,9 +107,10 @@ class AgentContext:
     """One run's model, tools, policy and record, as its nodes see them.
 
     ``bounded`` is the model under the run's budget, unrecorded; ``model`` is the same one, recorded. ``further`` are
-    the agent's further models by role, under the same budget. ``knobs`` are the policy's settings and ``prompts`` its
-    prompts, with the defaults filled in. ``attempts`` are the answers judged so far and their verdicts. ``logprobs``
-    asks for logprobs and token ids with every answer, so that training uses exactly what was sampled.
+    the agent's further models by role, under the same budget. ``sandboxes`` lends fresh ones, for what is tried apart
+    from the run's own. ``knobs`` are the policy's settings and ``prompts`` its prompts, with the defaults filled in.
+    ``attempts`` are the answers judged so far and their verdicts. ``logprobs`` asks for logprobs and token ids with
+    every answer, so that training uses exactly what was sampled.
     """
 
     task: Task
@@ -120,6 +122,7 @@ class AgentContext:
     recorder: GraphRecorder
     tools: Mapping[str, Tool] = field(default_factory=dict)
     open_sandbox: OpenSandbox | None = None
+    sandboxes: FreshSandboxes | None = None
     verifier: Verify | None = None
     consult: Verify | None = None
     critic: Criticise | None = None
@@ -234,11 +237,21 @@ class AgentContext:
             known = ", ".join(self.tools) or "none"
             problem = f"there is no tool {call.name!r}; the tools are {known}"
             result = ToolResult(call=call, content="", error=problem, trust="trusted")
+            self.record(result)
         else:
-            result = await (tool.run(self, call) if self.rerun is None else self.rerun(self, tool, call))
-        self.record(result)
+            result = await self.use(tool, call)
         content = result.content if result.error is None else f"error: {result.error}"
         return Message(role="tool", content=content, tool_call_id=call.id, name=call.name)
+
+    async def use(self, tool: Tool, call: ToolCall) -> ToolResult:
+        """Runs a tool, one of the pattern's own included, and returns its result, recorded."""
+        result = await self.perform(tool, call)
+        self.record(result)
+        return result
+
+    async def perform(self, tool: Tool, call: ToolCall) -> ToolResult:
+        """Returns what a tool returns, unrecorded; in a replay what it returned then."""
+        return await (tool.run(self, call) if self.rerun is None else self.rerun(self, tool, call))
 
     async def sandbox(self) -> Sandbox:
         """Returns the run's sandbox, opened at the first call, with the task's files in its workspace.
