@@ -7,7 +7,17 @@ from hypothesis import strategies as st
 
 from whet.core.errors import NotFoundError
 from whet.core.policy import Policy
-from whet.skills import Skill, catalogue, disclose, estimate_tokens, install, library, relevance, remove
+from whet.skills import (
+    Skill,
+    catalogue,
+    disclose,
+    disclosure_cost,
+    estimate_tokens,
+    install,
+    library,
+    relevance,
+    remove,
+)
 
 
 @pytest.fixture
@@ -66,3 +76,12 @@ def test_tokens_are_counted() -> None:
     assert estimate_tokens("") == 0
     assert estimate_tokens("def zorp(x): return x[::-1]") == 14
     assert estimate_tokens("extraordinarily") == 3
+
+
+def test_each_level_of_disclosure_has_its_cost(verbs: Skill) -> None:
+    cost = disclosure_cost(verbs)
+    assert cost.always == estimate_tokens(f"verbs: {verbs.description}")
+    assert cost.body == estimate_tokens(verbs.body)
+    more = msgspec.structs.replace(verbs, files={**verbs.files, "references/more.md": b"one two three"})
+    assert disclosure_cost(more).files == cost.files + 3
+    assert (disclosure_cost(more).always, disclosure_cost(more).body) == (cost.always, cost.body)

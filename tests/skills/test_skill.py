@@ -21,7 +21,7 @@ skills = st.builds(
     license=line,
     compatibility=line,
     metadata=st.dictionaries(line.filter(bool), line, max_size=3),
-    allowed_tools=st.lists(st.from_regex(r"[A-Za-z0-9_()*:]{1,10}", fullmatch=True), max_size=3).map(tuple),
+    allowed_tools=st.lists(st.from_regex(r"[A-Za-z]{1,8}(\([a-z:* ,]{1,6}\))?", fullmatch=True), max_size=3).map(tuple),
     files=st.dictionaries(
         st.from_regex(r"(scripts|references)/[a-z_]{1,8}\.[a-z]{1,3}", fullmatch=True),
         st.binary(max_size=20),
@@ -57,6 +57,20 @@ def test_allowed_tools_may_be_a_list_and_an_empty_body_and_windows_lines_are_fin
 
 
 @pytest.mark.parametrize(
+    ("text", "tools"),
+    [
+        ("Bash(git add:*) Read", ("Bash(git add:*)", "Read")),
+        ("Read, Grep,Bash(npm run a, b)", ("Read", "Grep", "Bash(npm run a, b)")),
+        ('""', ()),
+    ],
+)
+def test_what_stands_in_brackets_belongs_to_its_tool(text: str, tools: tuple[str, ...]) -> None:
+    skill = parse(f"name: a\ndescription: d\nallowed-tools: {text}")
+    assert skill.allowed_tools == tools
+    assert Skill.parse(skill.render()) == skill
+
+
+@pytest.mark.parametrize(
     ("head", "complaint"),
     [
         ("description: d", "name has 0 characters"),
@@ -71,6 +85,9 @@ def test_allowed_tools_may_be_a_list_and_an_empty_body_and_windows_lines_are_fin
         ("name: a\ndescription: open <b>", "'<' or '>'"),
         ("name: a\ndescription: [d]", "description is no text"),
         (f"name: a\ndescription: d\ncompatibility: {'c' * 501}", "compatibility has 501 characters"),
+        ("name: a\ndescription: d\ncompatibility: ''", "compatibility has 0 characters"),
+        ("name: a\ndescription: d\nlicense: [MIT]", "license is no text"),
+        ("name: a\ndescription: d\ndescription: e", "key 'description' is given 2 times"),
         ("name: a\ndescription: d\nmetadata: text", "metadata is no map"),
         ("name: a\ndescription: d\nmetadata: {a: {b: c}}", "metadata is no map"),
         ("name: a\ndescription: d\nallowed-tools: {a: b}", "allowed-tools"),
@@ -135,6 +152,17 @@ def test_recommendations_are_advice_and_no_error(verbs: Skill) -> None:
         "nested",
     ]
     assert verbs.advice() == []
+
+
+def test_files_are_named_by_the_body_and_not_by_each_other(verbs: Skill) -> None:
+    files = {**verbs.files, "references/guide.md": b"Then read references/origin.md."}
+    chained = msgspec.structs.replace(verbs, body="See references/guide.md and scripts/gone.py.", files=files)
+    assert chained.advice() == [
+        "the body names 'scripts/gone.py', which is not there",
+        "'references/guide.md' names 'references/origin.md', which the body does not",
+    ]
+    named = msgspec.structs.replace(verbs, body="See references/guide.md, references/origin.md, scripts/.", files=files)
+    assert named.advice() == []
 
 
 def test_the_digest_names_the_content(verbs: Skill) -> None:

@@ -9,17 +9,26 @@
 The format is that of agentskills.io.
 """
 
-from whet.skills.disclosure import catalogue, disclose, estimate_tokens, relevance
+from whet.skills.disclosure import DisclosureCost, catalogue, disclose, disclosure_cost, estimate_tokens, relevance
 from whet.skills.folder import load_skill, save_skill
+from whet.skills.inspection import Finding, SafetyReport, inspect_skill
 from whet.skills.library import install, library, remove
+from whet.skills.origin import Found, fetch_skill
 from whet.skills.script import run_script, run_scripts
 from whet.skills.skill import Skill
 
 __all__ = [
+    "DisclosureCost",
+    "Finding",
+    "Found",
+    "SafetyReport",
     "Skill",
     "catalogue",
     "disclose",
+    "disclosure_cost",
     "estimate_tokens",
+    "fetch_skill",
+    "inspect_skill",
     "install",
     "library",
     "load_skill",

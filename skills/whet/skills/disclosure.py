@@ -2,6 +2,7 @@
 
     catalogue(policy)                      # [("verbs", "What zorp and blick do. …")]: always affordable
     disclose(policy, "Write zorp(x).")     # [("verbs", body)]
+    disclosure_cost(skill)                 # tokens: always, when activated, when every file is read
 
 The choice is lexical and deterministic, so a run can be replayed: a skill is activated by any of its keywords
 (``metadata.keywords``), by its whole name, or by two words of its description.
@@ -10,11 +11,12 @@ The choice is lexical and deterministic, so a run can be replayed: a skill is ac
 import re
 
 from whet.core.policy import Policy
+from whet.core.records import Record
 from whet.skills.library import library
 from whet.skills.skill import Skill
 from whet.skills.tokens import estimate_tokens
 
-__all__ = ["catalogue", "disclose", "estimate_tokens", "relevance"]
+__all__ = ["DisclosureCost", "catalogue", "disclose", "disclosure_cost", "estimate_tokens", "relevance"]
 
 THRESHOLD = 2
 _WORD = re.compile(r"[^\W_]+")
@@ -29,6 +31,25 @@ _COMMON = frozenset(
         """,
     )
 )
+
+
+class DisclosureCost(Record, frozen=True, kw_only=True):
+    """About how many tokens each level takes: ``always`` name and description, ``body`` when activated, ``files``.
+
+    ``files`` is what all text files beside ``SKILL.md`` would take if they were read; most are run, or never opened.
+    """
+
+    always: int
+    body: int
+    files: int
+
+
+def disclosure_cost(skill: Skill) -> DisclosureCost:
+    """Returns what a skill costs in tokens, level by level (estimated)."""
+    texts = (data.decode(errors="ignore") for data in skill.files.values())
+    return DisclosureCost(
+        always=skill.metadata_tokens, body=skill.body_tokens, files=sum(estimate_tokens(text) for text in texts)
+    )
 
 
 def catalogue(policy: Policy) -> list[tuple[str, str]]:

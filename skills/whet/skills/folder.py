@@ -1,4 +1,8 @@
-"""Skills on disk: one folder each, named like the skill."""
+"""Skills on disk: one folder each, named like the skill.
+
+skill = load_skill("library/dates")
+save_skill(skill, "~/.other-agent/skills")      # a folder that any agent of the format loads as it is
+"""
 
 import os
 from collections.abc import Iterator
@@ -7,18 +11,23 @@ from pathlib import Path
 from whet.core.errors import ConflictError, NotFoundError, UserError
 from whet.skills.skill import MAIN, Skill
 
-__all__ = ["load_skill", "save_skill"]
+__all__ = ["load_skill", "read_folder", "save_skill"]
 
 MAX_BYTES = 16 << 20
 
 
 def load_skill(folder: str | Path) -> Skill:
-    """Returns the skill in a folder. Hidden files and ``__pycache__`` are left out.
+    """Returns the skill in a folder. Hidden files (``.git`` with them) and ``__pycache__`` are left out.
 
     Raises:
         NotFoundError: there is no such folder, or no ``SKILL.md`` in it.
         UserError: the folder breaks the format, holds a link, or more than 16 MiB.
     """
+    return Skill.parse(read_folder(folder), folder=Path(folder).resolve().name)
+
+
+def read_folder(folder: str | Path) -> dict[str, bytes]:
+    """Returns the files of a skill's folder, by their paths in it; raises like ``load_skill``, but for the format."""
     root = Path(folder)
     if not (root / MAIN).is_file():
         raise NotFoundError(f"no skill in {str(root)!r}: a skill is a folder with a {MAIN}")
@@ -29,7 +38,7 @@ def load_skill(folder: str | Path) -> Skill:
         if size > MAX_BYTES:
             raise UserError(f"skill {str(root)!r} is larger than {MAX_BYTES >> 20} MiB; leave large assets out")
         files[path.relative_to(root).as_posix()] = path.read_bytes()
-    return Skill.parse(files, folder=root.resolve().name)
+    return files
 
 
 def save_skill(skill: Skill, parent: str | Path, *, replace: bool = False) -> Path:

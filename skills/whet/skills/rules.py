@@ -8,7 +8,7 @@ nothing, and angle brackets would open a tag in a prompt.
 import re
 from collections.abc import Iterable, Mapping
 
-__all__ = ["KEYS", "MAX_BODY_LINES", "MAX_BODY_TOKENS", "advice", "path_violations", "violations"]
+__all__ = ["KEYS", "MAX_BODY_LINES", "MAX_BODY_TOKENS", "advice", "path_violations", "tool_names", "violations"]
 
 KEYS = ("name", "description", "license", "compatibility", "metadata", "allowed-tools")
 MAX_NAME, MAX_DESCRIPTION, MAX_COMPATIBILITY = 64, 1024, 500
@@ -16,6 +16,8 @@ MAX_BODY_LINES, MAX_BODY_TOKENS = 500, 5000
 
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _PATH = re.compile(r"[\w.-]+(/[\w.-]+)*", re.ASCII)
+_MENTIONED = re.compile(r"(?<![\w./-])(?:scripts|references|assets)/[\w./-]*\w")
+_BETWEEN_TOOLS = re.compile(r"[\s,]+(?![^(]*\))")
 
 
 def violations(head: Mapping[str, object], folder: str | None) -> list[str]:
@@ -25,6 +27,8 @@ def violations(head: Mapping[str, object], folder: str | None) -> list[str]:
     found += _text_violations("description", head.get("description", ""), 1, MAX_DESCRIPTION)
     if isinstance(text := head.get("description"), str) and re.search("[<>]", text):
         found.append("description contains '<' or '>'")
+    if not isinstance(head.get("license", ""), str):
+        found.append("license is no text")
     if "compatibility" in head:
         found += _text_violations("compatibility", head["compatibility"], 1, MAX_COMPATIBILITY)
     if "license" in head:
@@ -47,8 +51,20 @@ def path_violations(paths: Iterable[str]) -> list[str]:
     ]
 
 
-def advice(body: str, tokens: int, paths: Iterable[str]) -> list[str]:
-    """Returns in what a skill goes beyond the format's recommendations; a learner's proposal must heed them."""
+def tool_names(tools: str | list[str]) -> tuple[str, ...]:
+    """Returns the tools of ``allowed-tools``: a list, or a text in which spaces or commas stand between them.
+
+    What stands in brackets belongs to its tool: ``Bash(git add:*), Read`` are two.
+    """
+    return tuple(tool for tool in _BETWEEN_TOOLS.split(tools) if tool) if isinstance(tools, str) else tuple(tools)
+
+
+def advice(body: str, tokens: int, files: Mapping[str, bytes]) -> list[str]:
+    """Returns in what a skill goes beyond the format's recommendations; a learner's proposal must heed them.
+
+    ``files`` are those beside ``SKILL.md``. One level deep means both: a file lies at most one folder down, and the
+    body names it itself, rather than a file that the body names.
+    """
     found = []
     if (lines := body.count("\n") + 1) > MAX_BODY_LINES:
         found.append(
@@ -56,8 +72,18 @@ def advice(body: str, tokens: int, paths: Iterable[str]) -> list[str]:
         )
     if tokens > MAX_BODY_TOKENS:
         found.append(f"the body has about {tokens} tokens; {MAX_BODY_TOKENS} are recommended at most")
-    found += [f"{path!r} is nested; one level is recommended" for path in sorted(paths) if path.count("/") > 1]
+    found += [f"{path!r} is nested; one level is recommended" for path in sorted(files) if path.count("/") > 1]
+    named = set(_MENTIONED.findall(body))
+    found += [f"the body names {path!r}, which is not there" for path in sorted(named) if not _is_there(path, files)]
+    for path, data in sorted(files.items()):
+        if path.endswith(".md"):
+            beyond = set(_MENTIONED.findall(data.decode(errors="replace"))) - named - {path}
+            found += [f"{path!r} names {each!r}, which the body does not" for each in sorted(beyond) if each in files]
     return found
+
+
+def _is_there(path: str, files: Mapping[str, bytes]) -> bool:
+    return any(each == path or each.startswith(f"{path}/") for each in files)
 
 
 def _name_violations(name: object, folder: str | None) -> list[str]:

@@ -1,5 +1,6 @@
 """A skill as a value: what its ``SKILL.md`` says and the files beside it."""
 
+from collections import Counter
 from collections.abc import Mapping
 
 import msgspec
@@ -66,7 +67,7 @@ class Skill(Record, frozen=True, kw_only=True):
         return files
 
     def advice(self) -> list[str]:
-        """Returns where the skill goes beyond what the format recommends (size of the body, nesting of files)."""
+        """Returns where the skill goes beyond what the format recommends (size of the body, files it names)."""
         return rules.advice(self.body, self.body_tokens, self.files)
 
     @property
@@ -112,20 +113,21 @@ def _split(data: bytes | None) -> tuple[dict[str, object] | None, str, list[str]
     try:
         # Every scalar stays text, so a name of `on` or a version of `1.10` is what its author wrote.
         head = yaml.load(yaml_text, Loader=yaml.BaseLoader)
+        node = yaml.compose(yaml_text, Loader=yaml.BaseLoader)
     except yaml.YAMLError as error:
         return None, "", [f"the front matter is not valid YAML: {' '.join(str(error).split())}"]
-    if not isinstance(head, dict):
+    if not isinstance(head, dict) or not isinstance(node, yaml.MappingNode):
         return None, "", ["the front matter is no map of keys"]
-    return head, body.strip(), []
+    # Of a key given twice readers take different ones, so what one shows a person another might not obey.
+    keys = Counter(str(key.value) for key, _ in node.value)
+    return head, body.strip(), [f"key {key!r} is given {n} times" for key, n in keys.items() if n > 1]
 
 
 def _fields(head: Mapping[str, object]) -> dict[str, object]:
     tools = head.get("allowed-tools", "")
+    assert isinstance(tools, str | list), "checked by the rules"
     fields = {key: value.strip() for key, value in head.items() if isinstance(value, str) and key != "allowed-tools"}
-    return fields | {
-        "metadata": head.get("metadata", {}),
-        "allowed_tools": tools.split() if isinstance(tools, str) else tools,
-    }
+    return fields | {"metadata": head.get("metadata", {}), "allowed_tools": rules.tool_names(tools)}
 
 
 def _label(head: Mapping[str, object] | None, folder: str | None) -> str:
