@@ -1,7 +1,7 @@
 """What the patterns of search share: an answer with what its checks say, and how many calls a run may make.
 
     attempt = await judge(context, completion.text)          # the text, its score, what was wrong
-    if attempt["passed"] or not may_ask(context):
+    if not attempt["critiques"] or not may_ask(context):
         ...
 
 ``calls`` is a knob of every pattern of search: the model calls of a run at most. A budget is no substitute: many runs
@@ -14,8 +14,9 @@ from typing import TypedDict
 from whet.agents.knobs import Knob
 from whet.agents.runtime import AgentContext
 from whet.core import Message, Verdict
+from whet.feedback.judges.rubric import read_rating
 
-__all__ = ["CALLS", "Attempt", "best_of", "judge", "may_ask", "mean_score", "role"]
+__all__ = ["CALLS", "Attempt", "best_of", "judge", "may_ask", "mean_score", "rate", "role"]
 
 CALLS = Knob(None, low=1, high=1 << 20, whole=True)
 """Model calls of a run at most; unless set, as many as the pattern's other knobs lead to."""
@@ -24,7 +25,7 @@ _BLAMED = ("pass", "fail", "timeout", "tampered")
 
 
 class Attempt(TypedDict):
-    """An answer: its score in [0, 1], whether all its checks passed, and the critiques of those that did not."""
+    """An answer: its score in [0, 1], whether all checks passed, and what is wrong: nothing where no check rejects it."""
 
     text: str
     score: float
@@ -33,13 +34,16 @@ class Attempt(TypedDict):
 
 
 async def judge(context: AgentContext, text: str) -> Attempt:
-    """Returns the answer with what the verifiers that may be heard say of it; without any it scores 0."""
+    """Returns the answer with what the verifiers that may be heard say of it.
+
+    Where nobody judges, it scores 0 and nothing is wrong: there is nothing to search by, and a search ends.
+    """
     verdicts = await context.verify(text)
     blamed = [verdict for verdict in verdicts if verdict.outcome in _BLAMED]
-    passed = bool(blamed) and all(verdict.outcome == "pass" for verdict in blamed)
-    critiques = await context.critique(text, verdicts) if blamed and not passed else ()
-    said = [critique.text for critique in critiques]
-    return Attempt(text=text, score=mean_score(blamed), passed=passed, critiques=said)
+    if all(verdict.outcome == "pass" for verdict in blamed):
+        return Attempt(text=text, score=mean_score(blamed), passed=bool(blamed), critiques=[])
+    said = [critique.text for critique in await context.critique(text, verdicts)]
+    return Attempt(text=text, score=mean_score(blamed), passed=False, critiques=said or ["A check rejects it."])
 
 
 def mean_score(verdicts: Sequence[Verdict]) -> float:
@@ -56,6 +60,13 @@ def may_ask(context: AgentContext, calls: int = 1) -> bool:
     """Returns whether the knob ``calls`` allows so many more calls of the model."""
     limit = context.knobs.get("calls")
     return limit is None or context.recorder.trace.usage.calls + calls <= limit
+
+
+async def rate(context: AgentContext, messages: Sequence[Message], scale: tuple[int, int]) -> tuple[float, str]:
+    """Returns the rating in the model's reply and the whole reply; the lowest where it holds none on the scale."""
+    reply = (await context.ask(messages)).text
+    rating = read_rating(reply, scale)
+    return (scale[0] if rating is None else rating.value), reply
 
 
 def role(context: AgentContext, name: str, *parts: str) -> Message:

@@ -30,6 +30,7 @@ PATTERNS = {
     "iad": "whet.agents.patterns.iad:iad",
     "react": "whet.agents.patterns.react:react",
     "refine": "whet.agents.patterns.refine:refine",
+    "rethink": "whet.agents.patterns.rethink:rethink",
     "reviewed": "whet.agents.patterns.reviewed:reviewed",
     "self_consistency": "whet.agents.patterns.self_consistency:self_consistency",
     "test_driven": "whet.agents.patterns.test_driven:test_driven",

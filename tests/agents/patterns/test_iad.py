@@ -51,6 +51,13 @@ async def test_the_role_texts_are_the_policys(wants_good: Verify, settings: Sett
     assert model.asked[1].messages[-1].content.startswith("Closest:\nRejected.")
 
 
+@pytest.mark.asyncio
+async def test_where_nobody_judges_there_is_nothing_to_search_by(settings: Settings) -> None:
+    async with ScriptedModel(["whatever"]) as model:
+        result = await Agent("iad", model, policy=settings(n=9)).arun("Do it.")
+    assert result.answer == "whatever"
+
+
 def test_extremes_show_nothing_twice() -> None:
     attempts = [
         {"text": text, "score": score, "passed": False, "critiques": []}

@@ -63,9 +63,9 @@ async def review(state: State, runtime: Runtime[AgentContext]) -> dict[str, obje
 
 
 def after_review(state: State, runtime: Runtime[AgentContext]) -> str:
-    """Returns where to go: to another sample until the checks pass or ``n`` are drawn."""
+    """Returns where to go: to another sample until no check rejects it or ``n`` are drawn."""
     drawn = state["attempts"]
-    more = not drawn[-1]["passed"] and len(drawn) < runtime.context.knob("n") and may_ask(runtime.context)
+    more = bool(drawn[-1]["critiques"]) and len(drawn) < runtime.context.knob("n") and may_ask(runtime.context)
     return "sample" if more else END
 
 
