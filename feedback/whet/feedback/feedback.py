@@ -25,6 +25,7 @@ class Extra(TypedDict, total=False):
     person: str | None
     trust: Trust
     meta: dict[str, Json]
+    at: int
     scope: str
 
 
