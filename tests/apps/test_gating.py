@@ -21,3 +21,18 @@ def test_probes_without_held_out_tasks_are_refused(whet: Whet, tmp_path: Path) -
         result = whet(*command, "--probes", "jsonl:train.jsonl", code=2)
         assert result.err.count("\n") == 1
         assert "--probes 'jsonl:train.jsonl' has no held-out tasks" in result.err
+
+
+def test_stages_that_lack_something_are_refused(whet: Whet, tmp_path: Path) -> None:
+    (tmp_path / "criteria.md").write_text("At most 200 words.")
+    whet("init")
+    for given, said in (
+        (("--stages", "lnt"), "no stage 'lnt' (did you mean 'lint'?)"),
+        (("--judge", "tiny"), "none of the stages asks a model"),
+        (("--criteria", "criteria.md"), "--criteria are for the stage hacking"),
+        (("--stages", "hacking"), "--criteria FILE"),
+    ):
+        for command in (("improve", "world:7"), ("gate", "decide", "x", "world:7")):
+            result = whet(*command, *given, code=2)
+            assert result.err.count("\n") == 1, result.err
+            assert said in result.err

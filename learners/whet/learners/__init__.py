@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from whet.learners.ledger import CountingLedger, Ledger, StoredLedger
     from whet.learners.lessons import LessonLearner
     from whet.learners.skills import SkillLearner
+    from whet.learners.stages import Hacking, Hygiene, Lint, Stage
     from whet.learners.view import TrainMemory
     from whet.learners.watch import Watch, retire_harmful, take_back, watch
     from whet.learners.weights.learner import WeightLearner
@@ -35,17 +36,21 @@ _WHERE = {
     "Event": "improve",
     "Gate": "gate",
     "GateConfig": "gate",
+    "Hacking": "stages",
+    "Hygiene": "stages",
     "ImproveConfig": "improve",
     "ImproveReport": "improve",
     "Learner": "learner",
     "Ledger": "ledger",
     "LessonLearner": "lessons",
+    "Lint": "stages",
     "Measured": "evaluation",
     "PairedTest": "betting",
     "Progress": "gate",
     "Proposal": "learner",
     "Score": "gate",
     "SkillLearner": "skills",
+    "Stage": "stages",
     "StoredLedger": "ledger",
     "TrainMemory": "view",
     "Watch": "watch",
@@ -72,17 +77,21 @@ __all__ = [
     "Event",
     "Gate",
     "GateConfig",
+    "Hacking",
+    "Hygiene",
     "ImproveConfig",
     "ImproveReport",
     "Learner",
     "Ledger",
     "LessonLearner",
+    "Lint",
     "Measured",
     "PairedTest",
     "Progress",
     "Proposal",
     "Score",
     "SkillLearner",
+    "Stage",
     "StoredLedger",
     "TrainMemory",
     "Watch",

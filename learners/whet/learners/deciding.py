@@ -14,6 +14,7 @@ from whet.learners.evaluation import evaluator
 from whet.learners.gate import Gate, Progress
 from whet.learners.learner import Proposal
 from whet.learners.ledger import StoredLedger
+from whet.learners.stages import Stage, first_objection
 from whet.memory import Memory
 
 __all__ = ["decide"]
@@ -27,13 +28,15 @@ async def decide(
     *,
     gate: Gate | None = None,
     probes: Sequence[Task] = (),
+    stages: Sequence[Stage | str] = ("lint",),
     budget: Budget | None = None,
     tainted: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Promotion:
     """Returns the gate's decision on a stored candidate, after it was logged and carried out.
 
-    ``probes``: held-out tasks of other task sets, on which the candidate must not be worse. ``tainted``: a person
+    ``probes``: held-out tasks of other task sets, on which the candidate must not be worse. ``stages``:
+    what looks at it before it may use the held-out set, or names of such stages. ``tainted``: a person
     looked at a candidate that rests on what strangers wrote, and lets the gate decide.
 
     Raises:
@@ -55,6 +58,9 @@ async def decide(
         )
     proposal = await _proposal(memory, candidate)
     heldout = [task for task in tasks.tasks if task.split == "heldout"]
+    if objection := await first_objection(stages, proposal, incumbent, budget or Budget()):
+        await adopt(memory, proposal, objection)
+        return objection
     async with agent:
         promotion = await (gate or Gate()).decide(
             proposal.arm(incumbent),

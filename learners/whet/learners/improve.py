@@ -27,6 +27,7 @@ from whet.learners.gate import Arm, Evaluate, Gate, Score
 from whet.learners.gate import Progress as GateProgress
 from whet.learners.learner import Learner, Proposal, load_learner
 from whet.learners.ledger import StoredLedger, heldout_digest
+from whet.learners.stages import Stage, first_objection, load_stage
 from whet.learners.trusting import update_trust
 from whet.learners.view import TrainMemory
 from whet.memory import Memory
@@ -99,6 +100,7 @@ async def improve(
     budget: Budget | None = None,
     config: ImproveConfig | None = None,
     probes: Sequence[Task] = (),
+    stages: Sequence[Stage | str] = ("lint",),
     on_event: Callable[[Event], None] | None = None,
     resume: str | None = None,
 ) -> ImproveReport:
@@ -110,6 +112,7 @@ async def improve(
     Args:
         learners: learners or their names; they take turns.
         probes: held-out tasks of other task sets, on which what is promoted must not be worse.
+        stages: what looks at a candidate before it may use the held-out set, or names of such stages.
         resume: the id (or its beginning) of the job to go on with; give the budget what ``spent_by`` says.
 
     Raises:
@@ -123,7 +126,8 @@ async def improve(
     if not named or not train or not heldout:
         raise UserError("improve needs a learner, training tasks and held-out tasks; see whet tasks validate")
     gate = gate or Gate()
-    settings = _settings(agent, tasks, named, gate, config, probes)
+    before = [load_stage(stage) if isinstance(stage, str) else stage for stage in stages]
+    settings = _settings(agent, tasks, named, gate, config, probes, before)
     job = await _begin(memory, settings, resume)
     loop = _Loop(
         agent=agent,
@@ -135,6 +139,7 @@ async def improve(
         heldout=heldout,
         held_back=[*(task for task in tasks.tasks if task.split != "train"), *probes],
         probes=probes,
+        stages=before,
         learners=named,
         job=job,
         tell=on_event or (lambda event: None),
@@ -160,6 +165,7 @@ class _Loop:
     heldout: Sequence[Task]
     held_back: Sequence[Task]
     probes: Sequence[Task]
+    stages: Sequence[Stage]
     learners: Sequence[Learner]
     job: Job
     tell: Callable[[Event], None]
@@ -263,7 +269,9 @@ class _Loop:
             self._say("waiting", f"{summary}: rests on what strangers wrote, waits for a person")
             return False
         promoted = False
-        if await self._hopeless(arm, incumbent):
+        if objection := await first_objection(self.stages, proposal, incumbent, self.budget):
+            await self._carry_out(proposal, objection)
+        elif await self._hopeless(arm, incumbent):
             self._say("pruned", f"{summary}: no gain on {self.config.probe} training tasks")
         else:
             promoted = await self._decide(proposal, arm, incumbent)
@@ -282,6 +290,10 @@ class _Loop:
             probes=self.probes,
             on_progress=self._gate_progress,
         )
+        return await self._carry_out(proposal, promotion)
+
+    async def _carry_out(self, proposal: Proposal, promotion: Promotion) -> bool:
+        """Logs a decision and does what it says; returns whether it is a promotion that took effect."""
         try:
             await adopt(self.memory, proposal, promotion)
         except ConflictError as error:
@@ -347,6 +359,7 @@ def _settings(
     gate: Gate,
     config: ImproveConfig,
     probes: Sequence[Task],
+    stages: Sequence[Stage],
 ) -> dict[str, Json]:
     names: list[Json] = [learner.name for learner in learners]
     return {
@@ -358,6 +371,7 @@ def _settings(
         "gate": _json(gate.config),
         "loop": _json(config),
         "probes": heldout_digest(probes) if probes else None,
+        "stages": [*(stage.name for stage in stages)],
     }
 
 

@@ -4,7 +4,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from whet.apps.cli.commands.improve import Calls, Dollars, Probes, Seconds, limits, load_probes
+from whet.apps.cli.commands.improve import (
+    Calls,
+    Criteria,
+    Dollars,
+    Judge,
+    Probes,
+    Seconds,
+    Stages,
+    limits,
+    load_probes,
+    load_stages,
+)
 from whet.apps.cli.commands.rows import as_row
 from whet.apps.cli.output import AsJson, View, console, emit_json, listing
 from whet.apps.cli.session import with_memory
@@ -51,6 +62,9 @@ def decide_on(
     alpha: Annotated[float, typer.Option(help="Error rate of the gate over all uses of the held-out set.")] = 0.05,
     min_effect: Annotated[float, typer.Option(help="Gain in pass rate that has to be exceeded.")] = 0.02,
     probes: Probes = None,
+    stages: Stages = "lint",
+    judge: Judge = "",
+    criteria: Criteria = None,
     tainted: Annotated[bool, typer.Option("--tainted", help="Decide though it rests on what strangers wrote.")] = False,
     calls: Calls = None,
     dollars: Dollars = None,
@@ -64,6 +78,7 @@ def decide_on(
 
     task_set, general, budget = load_tasks(tasks), load_probes(probes), limits(calls, dollars, seconds)
     gate = Gate(GateConfig(alpha=alpha, min_effect=min_effect, concurrency=concurrency))
+    before = load_stages(stages, judge, criteria)
 
     async def work(memory: "Memory") -> "Promotion":
         agent = make_agent(memory, model=model, graph=graph)
@@ -74,6 +89,7 @@ def decide_on(
             task_set,
             gate=gate,
             probes=general,
+            stages=before,
             budget=budget,
             tainted=tainted,
             on_progress=_tell,

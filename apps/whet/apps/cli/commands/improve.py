@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,9 +16,23 @@ from whet.core.errors import UserError
 if TYPE_CHECKING:
     from whet.core import Budget, Task
     from whet.learners import Event, ImproveReport
+    from whet.learners.stages import Stage
     from whet.memory import Memory
 
-__all__ = ["Calls", "Dollars", "Probes", "Seconds", "limits", "load_probes", "register", "tell"]
+__all__ = [
+    "Calls",
+    "Criteria",
+    "Dollars",
+    "Judge",
+    "Probes",
+    "Seconds",
+    "Stages",
+    "limits",
+    "load_probes",
+    "load_stages",
+    "register",
+    "tell",
+]
 
 Calls = Annotated[int | None, typer.Option(help="Budget: model calls.")]
 Dollars = Annotated[float | None, typer.Option(help="Budget: dollars.")]
@@ -26,6 +41,34 @@ Probes = Annotated[
     list[str] | None,
     typer.Option(help="Another task set, whose held-out tasks must not get worse; may be given several times."),
 ]
+
+Stages = Annotated[
+    str, typer.Option(help="What looks at a candidate before the held-out tasks do: lint,hygiene,hacking; '': nothing.")
+]
+Judge = Annotated[str, typer.Option(help="Model that the stages ask; default: the one of whet.toml.")]
+Criteria = Annotated[
+    Path | None,
+    typer.Option(exists=True, dir_okay=False, help="File that says what was asked for; the stage hacking needs it."),
+]
+
+
+def load_stages(names: str, judge: str, criteria: Path | None) -> "list[Stage]":
+    """Returns the stages named in a list with commas.
+
+    Raises:
+        UserError: there is no such stage, it lacks what it needs, or none uses an option that was given.
+    """
+    from whet.learners.stages import load_stage
+
+    wanted = [name for name in names.replace(" ", "").split(",") if name]
+    if judge and not {"hygiene", "hacking"} & set(wanted):
+        raise UserError(f"--judge {judge!r}: none of the stages asks a model; add --stages lint,hygiene")
+    if criteria is not None and "hacking" not in wanted:
+        raise UserError("--criteria are for the stage hacking; add --stages lint,hacking")
+    asks = bool({"hygiene", "hacking"} & set(wanted))
+    model = load_settings().load_model(judge) if asks else None
+    text = criteria.read_text() if criteria is not None else ""
+    return [load_stage(name, model=model, criteria=text) for name in wanted]
 
 
 def load_probes(specs: Sequence[str] | None) -> "list[Task]":
@@ -64,6 +107,9 @@ def improve(
     alpha: Annotated[float, typer.Option(help="Error rate of the gate over all uses of the held-out set.")] = 0.05,
     min_effect: Annotated[float, typer.Option(help="Gain in pass rate that has to be exceeded.")] = 0.02,
     probes: Probes = None,
+    stages: Stages = "lint",
+    judge: Judge = "",
+    criteria: Criteria = None,
     resume: Annotated[str | None, typer.Option(help="Go on with this job (id or prefix).")] = None,
     calls: Calls = None,
     dollars: Dollars = None,
@@ -78,6 +124,7 @@ def improve(
 
     task_set, general = load_tasks(tasks), load_probes(probes)
     gate = Gate(GateConfig(alpha=alpha, min_effect=min_effect, concurrency=concurrency))
+    before = load_stages(stages, judge, criteria)
     config = ImproveConfig(rounds=rounds, repeats=repeats, concurrency=concurrency)
     budget = limits(calls, dollars, seconds)
 
@@ -92,6 +139,7 @@ def improve(
                 gate=gate,
                 config=config,
                 probes=general,
+                stages=before,
                 on_event=tell,
                 budget=await _resumed(memory, budget, resume),
                 resume=resume,
