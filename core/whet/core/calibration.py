@@ -12,11 +12,12 @@ import numpy.typing as npt
 from whet.core.errors import UserError
 from whet.core.records import Record
 
-__all__ = ["Bin", "Calibration", "area", "calibrate", "wilson"]
+__all__ = ["Bin", "Calibration", "Share", "area", "calibrate", "wilson"]
 
 Array = npt.NDArray[np.float64]
 
 _Z = 1.645  # one-sided 95 %
+_Z2 = 1.959964  # two-sided
 
 
 class Bin(Record, frozen=True, kw_only=True):
@@ -120,3 +121,32 @@ def wilson(share: float, n: int) -> float:
         return 0.0
     spread = _Z * (share * (1 - share) / n + _Z**2 / (4 * n**2)) ** 0.5
     return float((share + _Z**2 / (2 * n) - spread) / (1 + _Z**2 / n))
+
+
+class Share(Record, frozen=True, kw_only=True):
+    """How many of ``n`` have something, or the difference of two such shares, with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    @classmethod
+    def of(cls, count: float, n: int) -> "Share":
+        """Returns a share with its score interval (Wilson 1927); of none it is anything from 0 to 1."""
+        if not n:
+            return cls(value=0.0, low=0.0, high=1.0, n=0)
+        mean, scale = count / n, 1 + _Z2**2 / n
+        middle = (mean + _Z2**2 / (2 * n)) / scale
+        half = _Z2 / scale * (mean * (1 - mean) / n + _Z2**2 / (4 * n**2)) ** 0.5
+        return cls(value=mean, low=max(0.0, middle - half), high=min(1.0, middle + half), n=n)
+
+    def less(self, other: "Share") -> "Share":
+        """Returns this share less another, independent one (Newcombe 1998, method 10)."""
+        value = self.value - other.value
+        below = ((self.value - self.low) ** 2 + (other.high - other.value) ** 2) ** 0.5
+        above = ((self.high - self.value) ** 2 + (other.value - other.low) ** 2) ** 0.5
+        return Share(value=value, low=value - below, high=value + above, n=min(self.n, other.n))
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 from whet.agents import Agent, RunResult
 from whet.core.budget import Budget
+from whet.core.calibration import Share
 from whet.core.errors import BudgetError, UserError
 from whet.core.records import Record, Task, Usage
 from whet.learners.gate import Arm, Evaluate, Score
@@ -19,7 +20,6 @@ __all__ = ["Measured", "evaluator", "measure", "score_of"]
 
 # What is not the agent's doing: a run that failed so was not judged, whatever it was about to answer.
 _HOST = re.compile(r"\b(ModelError|SandboxError|StoreError|VerifierError)\b")
-_Z = 1.959964
 
 
 class Measured(Record, frozen=True, kw_only=True):
@@ -108,14 +108,6 @@ def _summary(scores: Sequence[Score]) -> Measured:
     values = [score.value for score in scores if score.value is not None]
     n = len(values)
     mean = sum(values) / n if n else None
-    low, high = _wilson(sum(values) / n, n) if n else (0.0, 1.0)
+    share = Share.of(sum(values), n)
     usage = sum((score.usage for score in scores), Usage())
-    return Measured(mean=mean, low=low, high=high, n=n, dropped=len(scores) - n, usage=usage)
-
-
-def _wilson(mean: float, n: int) -> tuple[float, float]:
-    """Returns the 95 % score interval of a proportion (Wilson 1927)."""
-    scale = 1 + _Z**2 / n
-    middle = (mean + _Z**2 / (2 * n)) / scale
-    half = _Z / scale * (mean * (1 - mean) / n + _Z**2 / (4 * n**2)) ** 0.5
-    return max(0.0, middle - half), min(1.0, middle + half)
+    return Measured(mean=mean, low=share.low, high=share.high, n=n, dropped=len(scores) - n, usage=usage)

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Sequence
 
 from whet.core.records import Completion, Message, Sampling, ToolSpec, Usage
+from whet.feedback.probes import REMARK
 
 __all__ = ["PlantedModel"]
 
@@ -29,7 +30,7 @@ class PlantedModel:
         longer: chance that of two answers the longer one wins, and that a single answer of ``long`` characters passes.
         distracted: chance that a right answer with a distractor (``marks``) fails, and a wrong one with it passes.
         own: chance that an answer its own family wrote (``signed``) passes, whatever it is.
-        yields: chance that it gives a right answer up when a critique objects.
+        yields: chance that it fails an answer under which a reviewer's remark objects to it.
         long: how many characters are long.
     """
 
@@ -97,7 +98,10 @@ class PlantedModel:
 
     def _passes(self, parts: dict[str, str]) -> bool:
         answer = parts.get("Answer", "")
+        answer, remarked, remark = answer.partition(REMARK)
         right = self._right(answer)
+        if remarked and "keep it" not in remark and self._happens("yields", answer + remark):
+            return False
         if self._signed and self._signed in answer and self._happens("own", answer):
             return True
         if len(answer) >= self._long and self._happens("longer", answer):
