@@ -16,7 +16,7 @@ from whet.agents.runtime import AgentContext
 from whet.core import Message, Verdict
 from whet.feedback.judges.rubric import read_rating
 
-__all__ = ["CALLS", "Attempt", "best_of", "judge", "may_ask", "mean_score", "rate", "role"]
+__all__ = ["CALLS", "Attempt", "best_of", "judge", "may_ask", "mean_score", "rate", "role", "section"]
 
 CALLS = Knob(None, low=1, high=1 << 20, whole=True)
 """Model calls of a run at most; unless set, as many as the pattern's other knobs lead to."""
@@ -25,7 +25,7 @@ _BLAMED = ("pass", "fail", "timeout", "tampered")
 
 
 class Attempt(TypedDict):
-    """An answer: its score in [0, 1], whether all checks passed, and what is wrong: nothing where no check rejects it."""
+    """An answer, its score in [0, 1], whether all checks passed, and what is wrong (nothing if no check rejects it)."""
 
     text: str
     score: float
@@ -72,3 +72,10 @@ async def rate(context: AgentContext, messages: Sequence[Message], scale: tuple[
 def role(context: AgentContext, name: str, *parts: str) -> Message:
     """Returns the user message that asks for a role: the prompt of that name, then what it is about."""
     return Message(role="user", content="\n\n".join(part for part in (context.prompt(name), *parts) if part))
+
+
+def section(title: str, parts: Iterable[str]) -> str:
+    """Returns the parts under a title, numbered where there are several; nothing without any."""
+    found = list(parts)
+    listed = found if len(found) == 1 else [f"{number}. {part}" for number, part in enumerate(found, 1)]
+    return "\n".join([f"# {title}", *listed]) if found else ""

@@ -27,6 +27,7 @@ GraphLike: TypeAlias = "str | Pattern | Graph | Builder | Compiled | Callable[[]
 PATTERNS = {
     "best_of_n": "whet.agents.patterns.best_of_n:best_of_n",
     "code_test": "whet.agents.patterns.code_test:code_test",
+    "code_tree": "whet.agents.patterns.code_tree:code_tree",
     "iad": "whet.agents.patterns.iad:iad",
     "react": "whet.agents.patterns.react:react",
     "refine": "whet.agents.patterns.refine:refine",

@@ -5,13 +5,12 @@ Li et al. 2024, "RethinkMCTS: Refining Erroneous Thoughts in Monte Carlo Tree Se
 """
 
 import operator
-from collections.abc import Iterable
 from typing import Annotated, TypedDict
 
 from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
 
-from whet.agents.attempts import CALLS, judge, may_ask, rate, role
+from whet.agents.attempts import CALLS, judge, may_ask, rate, role, section
 from whet.agents.behaviour import code_spec, program_of, run_guest
 from whet.agents.knobs import MAX_TOKENS, Knob, pattern
 from whet.agents.runtime import AgentContext
@@ -95,7 +94,7 @@ async def think(state: State, runtime: Runtime[AgentContext]) -> dict[str, objec
     memory = dict.fromkeys(found for node in tree.path(at) for found in node["memory"])
     texts = [""]
     if may_ask(context, 2):
-        shown = [_section("Thoughts so far", _thoughts(tree, at)), _section("Found wrong", memory)]
+        shown = [section("Thoughts so far", _thoughts(tree, at)), section("Found wrong", memory)]
         reply = (await context.ask([*state["messages"], role(context, "think", *shown)])).text
         texts = (list_items(reply) or [reply.strip()])[: int(context.knob("width"))]
     first = len(tree.nodes)
@@ -107,7 +106,7 @@ async def write(state: State, runtime: Runtime[AgentContext]) -> dict[str, objec
     """Asks for the answer that follows the thoughts on the way to the current one."""
     context, (tree, node) = runtime.context, _at(state)
     thoughts = _thoughts(tree, node["id"])
-    asked = [role(context, "write", _section("Thoughts", thoughts))] if thoughts else []
+    asked = [role(context, "write", section("Thoughts", thoughts))] if thoughts else []
     completion = await context.ask([*state["messages"], *asked])
     return {"nodes": [Thought(**{**node, "answer": completion.text, "score": -1.0})], "written": 1}
 
@@ -129,7 +128,7 @@ async def check(state: State, runtime: Runtime[AgentContext]) -> dict[str, objec
 async def appraise(state: State, runtime: Runtime[AgentContext]) -> dict[str, object]:
     """Adds the model's own score of an answer that no check rejects: 0.2 of the value. The highest value is kept."""
     context, (_, node) = runtime.context, _at(state)
-    shown = [*state["messages"], role(context, "appraise", _section("Answer", [node["answer"]]))]
+    shown = [*state["messages"], role(context, "appraise", section("Answer", [node["answer"]]))]
     score, _ = await rate(context, shown, (0, 100))
     valued = Thought(**{**node, "value": _PASSED + (1 - _PASSED) * score / 100})
     passing = [node for node in [*state["nodes"], valued] if node["score"] >= 0 and not node["rejected"]]
@@ -140,10 +139,10 @@ async def rewrite(state: State, runtime: Runtime[AgentContext]) -> dict[str, obj
     """Has the current thought rewritten in place, from what each block of its program did on a failing check."""
     context, (tree, node) = runtime.context, _at(state)
     shown = [
-        _section("Thoughts", _thoughts(tree, node["id"])),
-        _section("Answer", [node["answer"]]),
-        _section("Found wrong", node["memory"]),
-        _section("What its blocks did", await _trace(context, node["answer"])),
+        section("Thoughts", _thoughts(tree, node["id"])),
+        section("Answer", [node["answer"]]),
+        section("Found wrong", node["memory"]),
+        section("What its blocks did", await _trace(context, node["answer"])),
     ]
     reply = (await context.ask([*state["messages"], role(context, "rethink", *shown)])).text
     thought = reply.rpartition("Thought:")[2].strip() or node["thought"]
@@ -220,13 +219,6 @@ def _above(tree: Tree[Thought], node: Thought) -> Thought:
 
 def _thoughts(tree: Tree[Thought], id: int) -> list[str]:
     return [node["thought"] for node in tree.path(id) if node["thought"]]
-
-
-def _section(title: str, parts: Iterable[str]) -> str:
-    """Returns the parts under a title, numbered where there are several; nothing without any."""
-    found = list(parts)
-    listed = found if len(found) == 1 else [f"{number}. {part}" for number, part in enumerate(found, 1)]
-    return "\n".join([f"# {title}", *listed]) if found else ""
 
 
 def _may_write(state: State, context: AgentContext, calls: int) -> bool:
