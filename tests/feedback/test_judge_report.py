@@ -96,7 +96,7 @@ async def test_planted_length_bias_and_self_preference_come_back_each_by_itself(
     assert longer.length.right is not None
     assert longer.length.right.value == pytest.approx(0.0)
     assert not longer.family.shown
-    vain = await reported(PlantedModel(right, own=0.3, signed="~me"))
+    vain = await reported(PlantedModel(right, own=0.3, signed="~me", seed=1))
     assert vain.family.wrong is not None
     assert vain.family.wrong.low < 0.3 < vain.family.wrong.high
     assert not vain.length.shown
