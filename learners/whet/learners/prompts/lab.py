@@ -133,15 +133,17 @@ class Lab:
             raise UserError("this learner needs a model that can write prompts: --set model=NAME (any LiteLLM name)")
         return Budgeted(self._model, self.budget)
 
-    async def ask(self, text: str, *, system: str = "", temperature: float | None = None) -> str:
-        """Returns what the model answers.
+    async def ask(
+        self, text: str, *, system: str = "", temperature: float | None = None, after: Sequence[Message] = ()
+    ) -> str:
+        """Returns what the model answers, ``after`` what was said in the same conversation.
 
         Raises:
             UserError: there is no model.
             ModelError: it could not be asked.
             BudgetError: the budget does not allow it.
         """
-        said = [Message(role="user", content=text)]
+        said = [*after, Message(role="user", content=text)]
         messages = [Message(role="system", content=system), *said] if system else said
         completion = await self.model.complete(messages, sampling=Sampling(temperature=temperature))
         self.asked += completion.usage
