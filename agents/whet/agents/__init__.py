@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from whet.agents.recording import GraphRecorder, record_graph
     from whet.agents.replaying import fork, replay
     from whet.agents.runtime import AgentContext, current_context
-    from whet.agents.tools import python, shell, tool
+    from whet.agents.tools import guarded, python, shell, tool
     from whet.agents.trace import ListRecorder, Recorder, Trace
 
 _WHERE = {
@@ -43,6 +43,7 @@ _WHERE = {
     "as_task": "agent",
     "current_context": "runtime",
     "fork": "replaying",
+    "guarded": "tools",
     "pattern": "knobs",
     "python": "tools",
     "record_graph": "recording",
@@ -70,6 +71,7 @@ __all__ = [
     "as_task",
     "current_context",
     "fork",
+    "guarded",
     "pattern",
     "python",
     "record_graph",

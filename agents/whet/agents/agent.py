@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal, Self, TypeAlias
 import msgspec
 from langchain_core.tools import BaseTool
 
+from whet.agents import precaution
 from whet.agents.briefing import Briefing, brief
 from whet.agents.execution import Durability, Event, Execution, RunResult, Token
 from whet.agents.graphs import Graph, GraphLike, find_graph
@@ -116,10 +117,11 @@ class Agent:
                 f"graph {self.graph.name!r} asks a further model {missing[0]!r}; "
                 f"give Agent(…, models={{{missing[0]!r}: …}}), or whet run --models {missing[0]}=NAME"
             )
-        if unknown := [role for role in models if role not in self.graph.roles]:
+        roles = [*self.graph.roles, *([precaution.ROLE] if self._guards() else [])]
+        if unknown := [role for role in models if role not in roles]:
             raise UserError(
                 f"graph {self.graph.name!r} never asks a model {unknown[0]!r}; the further models it asks: "
-                f"{', '.join(self.graph.roles) or 'none'}"
+                f"{', '.join(roles) or 'none'}"
             )
         return {role: as_model(model) for role, model in models.items()}
 
@@ -140,7 +142,7 @@ class Agent:
     @property
     def settings(self) -> dict[str, Knob]:
         """Every knob that its policy may set, with default and range."""
-        return {**KNOBS, **self.graph.knobs}
+        return {**KNOBS, **(precaution.KNOBS if self._guards() else {}), **self.graph.knobs}
 
     def prompts(self, policy: Policy) -> dict[str, str]:
         """Returns the text of every prompt of this agent under a policy: ``system``, and those that its graph reads.
@@ -148,7 +150,11 @@ class Agent:
         Raises:
             UserError: the policy has a prompt that the agent does not read.
         """
-        return resolve_prompts(policy, {"system": "", **self.graph.prompts})
+        guards = precaution.PROMPTS if self._guards() else {}
+        return resolve_prompts(policy, {"system": "", **guards, **self.graph.prompts})
+
+    def _guards(self) -> bool:
+        return any(isinstance(tool, precaution.Guarded) for tool in self.tools.values())
 
     async def __aenter__(self) -> Self:
         """Keeps memory and sandboxes open until the block ends; without it every run opens and closes them."""
@@ -238,20 +244,28 @@ class Agent:
         """Returns the result of a run that goes on from its last checkpoint, in this process or after a restart.
 
         A run that was interrupted to ask a person goes on with ``answer`` (a list of them where several nodes asked
-        at once); one that was cut off goes on without.
+        at once); one that was cut off goes on without. What tools did in the sandbox is done again in a new one, unless
+        the agent was given an open sandbox.
 
         Raises:
             NotFoundError: there is no such run.
             UserError: the agent has no memory, is another one than the run's, or the run has no checkpoint.
         """
+        from whet.agents.playback import rebuild
+
         async with self.resources:
             memory = self.memory_for("resume a run")
             run = await memory.get(Run, run_id)
             self.refuse_another(run)
             task, policy = await memory.get(Task, run.task_id), await memory.policies.get(run.policy)
-            steps = await memory.find(Step, where={"run_id": run.id})
+            steps = sorted(await memory.find(Step, where={"run_id": run.id}), key=lambda step: step.seq)
             run = msgspec.structs.replace(run, usage=_used(steps))
-            return await (await self.begin(task, run, policy, budget=budget, first=len(steps))).resume(answer)
+            execution = await self.begin(task, run, policy, budget=budget, first=len(steps))
+            for step in steps:
+                execution.context.recall(step.body)
+            if not self.resources.keeps_workspace:
+                await rebuild(execution.context, steps)
+            return await execution.resume(answer)
 
     def refuse_another(self, run: Run, *, model: bool = True) -> None:
         """Raises ``UserError`` when another agent made the run, or one with another model where that matters."""

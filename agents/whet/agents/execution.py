@@ -98,7 +98,7 @@ class Execution:
 
     def __post_init__(self) -> None:
         # Where a pattern asks no person, there is nothing to resume at its exit.
-        if self.durability != "exit" or not self.graph.native or self.graph.asks:
+        if self.durability != "exit" or not self.graph.native or self.graph.asks or self.context.tools:
             self._save()
 
     def _save(self) -> None:

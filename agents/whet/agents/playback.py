@@ -10,18 +10,24 @@ policy the same call has another content.
 from collections import defaultdict, deque
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
 import msgspec
 from langchain_core.callbacks import BaseCallbackHandler
+from langgraph.types import interrupt
 
 from whet.agents.langchain_playback import ReplayGuard, answering
+from whet.agents.precaution import NOT_RUN, Guarded, bare
+from whet.agents.recording import GraphRecorder
 from whet.agents.runtime import AgentContext, Criticise, Tool, Verify, as_list, current_node
-from whet.agents.tools import FunctionTool
+from whet.agents.trace import ListRecorder, Trace
 from whet.core import (
     Completion,
     Critique,
     CritiqueGiven,
+    Interrupted,
+    Json,
     Message,
     ModelCall,
     ModelError,
@@ -45,7 +51,7 @@ from whet.core.models import Model
 if TYPE_CHECKING:
     from whet.memory import Memory
 
-__all__ = ["Playback"]
+__all__ = ["Playback", "rebuild"]
 
 
 class Playback:
@@ -62,6 +68,7 @@ class Playback:
         self._results: dict[tuple[str, str], deque[ToolResult]] = defaultdict(deque)
         self._verdicts: dict[tuple[str, bool], list[Verdict]] = defaultdict(list)
         self._critiques: dict[str, list[Critique]] = defaultdict(list)
+        self._answers: dict[bytes, deque[Json]] = defaultdict(deque)
         said = {verdict.id: verdict for verdict in verdicts}
         explained = {critique.id: critique for critique in critiques}
         for step in steps:
@@ -76,6 +83,8 @@ class Playback:
                     self._verdicts[answer, not step.node].append(said[id])
                 case CritiqueGiven(critique_id=id, answer=answer) if id in explained:
                     self._critiques[answer].append(explained[id])
+                case Interrupted(value=question, resumed_with=answered) if answered is not None:
+                    self._answers[encode(question)].append(answered)
 
     @classmethod
     async def read(cls, memory: "Memory", run: Run, *, before: int | None = None) -> Self:
@@ -126,7 +135,7 @@ class Playback:
             role: PlaybackModel(self, model, str(recorded.get(role, model.name)))
             for role, model in context.further.items()
         }
-        context.rerun = self.tool
+        context.rerun, context.answered = self.tool, self.ask_person
         if context.consult is not None:
             context.consult = self.verifier(context.consult, final=False)
         if context.verifier is not None:
@@ -147,15 +156,24 @@ class Playback:
         Raises:
             RefusedError: a replay calls a tool that the recorded run did not.
         """
+        if isinstance(tool, Guarded):
+            # It is reviewed again, from the record; what it guards comes back here.
+            return await tool.run(context, call)
         waiting = self._results[call.name, call.arguments]
         if waiting:
             recorded = waiting.popleft()
-            if self.live and isinstance(tool, FunctionTool) and tool.in_sandbox:
+            if self.live and tool.in_sandbox:
                 await tool.run(context, call)
             return msgspec.structs.replace(recorded, call=call)
         if not self.live:
             raise RefusedError(f"run {self.run.id!r} never called {call.name!r} with these arguments; fork it instead")
         return await tool.run(context, call)
+
+    def ask_person(self, question: Json) -> Json:
+        """Returns what the person answered then; a question that is not on the record is asked, by an interrupt."""
+        waiting = self._answers[encode(question)]
+        answer: Json = waiting.popleft() if waiting else interrupt(question)
+        return answer
 
     def verifier(self, live: Verify, *, final: bool) -> Verify:
         """Returns what gives the recorded verdicts, ``final`` or heard on the way, and asks ``live`` where none are."""
@@ -211,6 +229,19 @@ class PlaybackModel:
         if recorded is not None:
             return recorded
         return await self._live.complete(messages, tools=tools, sampling=sampling)
+
+
+async def rebuild(context: AgentContext, steps: Sequence[Step]) -> None:
+    """Makes the workspace what it was after these steps: what acted in the sandbox is run again, unrecorded."""
+    results = [step.body for step in steps if isinstance(step.body, ToolResult)]
+    ran = [result.call for result in results if not (result.error or "").startswith(NOT_RUN)]
+    again = [(bare(context.tools[call.name]), call) for call in ran if call.name in context.tools]
+    if any(tool.in_sandbox for tool, _ in again):
+        await context.sandbox()  # The copy below shares it.
+        quiet = replace(context, recorder=GraphRecorder(Trace(ListRecorder(), context.run)))
+        for tool, call in again:
+            if tool.in_sandbox:
+                await tool.run(quiet, call)
 
 
 def call_key(messages: Sequence[Message], tools: Sequence[ToolSpec] = (), sampling: Sampling | None = None) -> str:

@@ -49,6 +49,11 @@ class Resources:
         return self._given_memory is not None and not isinstance(self._given_memory, str | Path)
 
     @property
+    def keeps_workspace(self) -> bool:
+        """Whether runs work in a sandbox that was given open, and outlives them."""
+        return isinstance(self._given_sandbox, Sandbox)
+
+    @property
     def sandboxes(self) -> FreshSandboxes:
         """Where fresh sandboxes come from, for verifiers and for the agent."""
         assert self._sandboxes is not None, "entered before use"

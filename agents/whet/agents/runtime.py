@@ -18,6 +18,7 @@ from typing import Protocol, TypeAlias, TypeVar
 
 import msgspec
 from langchain_core.runnables.config import var_child_runnable_config
+from langgraph.types import interrupt
 
 from whet.agents.recording import GraphRecorder, Place, current_run_id, describe_error
 from whet.core import (
@@ -54,6 +55,7 @@ Criticise: TypeAlias = Callable[[Task, Run, Sequence[Verdict]], Sequence[Critiqu
 OpenSandbox: TypeAlias = Callable[[], AbstractAsyncContextManager[Sandbox]]
 
 Rerun: TypeAlias = Callable[["AgentContext", "Tool", ToolCall], Awaitable[ToolResult]]
+Answered: TypeAlias = Callable[[Json], Json]
 
 T = TypeVar("T")
 _current: ContextVar["AgentContext"] = ContextVar("whet_agent_context")
@@ -65,6 +67,11 @@ class Tool(Protocol):
     @property
     def spec(self) -> ToolSpec:
         """The tool as the model sees it."""
+        ...
+
+    @property
+    def in_sandbox(self) -> bool:
+        """Whether it acts in the run's sandbox only, so that it may be run again to rebuild the workspace."""
         ...
 
     async def run(self, context: "AgentContext", call: ToolCall) -> ToolResult:
@@ -128,11 +135,13 @@ class AgentContext:
     critic: Criticise | None = None
     further: Mapping[str, Model] = field(default_factory=dict)
     rerun: Rerun | None = None
+    answered: Answered | None = None
     prompts: Mapping[str, str] = field(default_factory=dict)
     attempts: "dict[str | None, asyncio.Future[tuple[Verdict, ...]]]" = field(default_factory=dict)
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
     calls: int = 0
     logprobs: bool = False
+    _asked: dict[ToolCall, tuple[Message, ...]] = field(default_factory=dict)
     _box: "asyncio.Future[Sandbox] | None" = None
     _stack: AsyncExitStack = field(default_factory=AsyncExitStack)
 
@@ -190,8 +199,18 @@ class AgentContext:
 
     def record(self, body: StepBody) -> Step:
         """Records a step under the node that is running, and returns it."""
+        self.recall(body)
         place = self.here()
         return self.recorder.trace.record(body, node=place.node, parent_id=place.step_id)
+
+    def recall(self, body: StepBody) -> None:
+        """Keeps what a step says that later ones need: on what conversation a model's tool calls followed."""
+        if isinstance(body, ModelCall) and body.completion is not None:
+            self._asked |= dict.fromkeys(body.completion.tool_calls, body.messages)
+
+    def said_before(self, call: ToolCall) -> tuple[Message, ...]:
+        """Returns the conversation on which the model made a tool call."""
+        return self._asked.get(call, self.task.messages)
 
     def sampling(self, sample: int | None = None) -> Sampling:
         """Returns the policy's sampling, with a seed of its own for each call (or ``sample``) of a run's seed."""
@@ -252,6 +271,14 @@ class AgentContext:
     async def perform(self, tool: Tool, call: ToolCall) -> ToolResult:
         """Returns what a tool returns, unrecorded; in a replay what it returned then."""
         return await (tool.run(self, call) if self.rerun is None else self.rerun(self, tool, call))
+
+    def ask_person(self, question: Json) -> Json:
+        """Returns a person's answer. The run is interrupted until it is there; a replay has it on its record.
+
+        The node is executed again then, so it should do nothing before it asks that must not be done twice.
+        """
+        answer: Json = interrupt(question) if self.answered is None else self.answered(question)
+        return answer
 
     async def sandbox(self) -> Sandbox:
         """Returns the run's sandbox, opened at the first call, with the task's files in its workspace.

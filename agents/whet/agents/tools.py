@@ -14,14 +14,16 @@ is filled in by the runtime and hidden from the model. What a tool returns is ta
 import asyncio
 import inspect
 import json
+import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias, get_type_hints, overload
 
 from langchain_core.tools import BaseTool
 from langgraph.errors import GraphBubbleUp
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
+from whet.agents.precaution import Guarded, Reviewer
 from whet.agents.runtime import AgentContext
 from whet.agents.states import to_json
 from whet.core import (
@@ -40,7 +42,7 @@ from whet.core import (
     encode,
 )
 
-__all__ = ["FunctionTool", "describe_execution", "open_skill", "python", "shell", "tool", "toolbox"]
+__all__ = ["FunctionTool", "describe_execution", "guarded", "open_skill", "python", "shell", "tool", "toolbox"]
 
 _LONGEST = 16_000
 Function: TypeAlias = Callable[..., object]
@@ -50,7 +52,8 @@ Function: TypeAlias = Callable[..., object]
 class FunctionTool:
     """A function as a tool. ``seconds`` is how long a call may take before the model is told that it timed out.
 
-    A tool that acts ``in_sandbox`` only may be run again to rebuild the workspace of a run that is forked.
+    A tool that acts ``in_sandbox`` only may be run again to rebuild the workspace of a run that is forked. A call of
+    one that is ``irreversible`` is reviewed before it runs (``whet.agents.precaution``).
     """
 
     spec: ToolSpec
@@ -60,6 +63,7 @@ class FunctionTool:
     trust: Trust = "tainted"
     seconds: float = 120.0
     in_sandbox: bool = False
+    irreversible: bool = False
 
     async def run(self, context: AgentContext, call: ToolCall) -> ToolResult:
         """Returns what the tool returned, or the error that the model is told."""
@@ -80,6 +84,7 @@ class LangChainTool:
     spec: ToolSpec
     tool: BaseTool
     seconds: float = 120.0
+    in_sandbox: bool = False
 
     async def run(self, context: AgentContext, call: ToolCall) -> ToolResult:
         """Returns what the tool returned, or the error that the model is told."""
@@ -91,7 +96,7 @@ class LangChainTool:
         return await _guarded(call, lambda: self.tool.ainvoke(arguments, {"callbacks": []}), self.seconds, "tainted")
 
 
-Tool: TypeAlias = FunctionTool | LangChainTool
+Tool: TypeAlias = FunctionTool | LangChainTool | Guarded
 
 
 async def _call(function: Function, arguments: Mapping[str, object]) -> object:
@@ -137,27 +142,31 @@ def _wrong_arguments(error: ValidationError) -> str:
 @overload
 def tool(function: Function) -> FunctionTool: ...
 @overload
-def tool(*, trust: Trust = ..., seconds: float = ..., in_sandbox: bool = ...) -> Callable[[Function], FunctionTool]: ...
+def tool(
+    *, trust: Trust = ..., seconds: float = ..., in_sandbox: bool = ..., irreversible: bool = ...
+) -> Callable[[Function], FunctionTool]: ...
 def tool(
     function: Function | None = None,
     *,
     trust: Trust = "tainted",
     seconds: float = 120.0,
     in_sandbox: bool = False,
+    irreversible: bool = False,
 ) -> FunctionTool | Callable[[Function], FunctionTool]:
-    """Makes a function a tool, synchronous (it runs in a thread) or not.
+    """Makes a function a tool, synchronous (it runs in a thread) or not; ``FunctionTool`` says what the options are.
 
     Raises:
         UserError: the function has no docstring, or a parameter without an annotation.
     """
-    if function is None:
-        return lambda function: tool_of(function, trust=trust, seconds=seconds, in_sandbox=in_sandbox)
-    return tool_of(function, trust=trust, seconds=seconds, in_sandbox=in_sandbox)
+
+    def decorate(function: Function) -> FunctionTool:
+        made = tool_of(function)
+        return replace(made, trust=trust, seconds=seconds, in_sandbox=in_sandbox, irreversible=irreversible)
+
+    return decorate if function is None else decorate(function)
 
 
-def tool_of(
-    function: Function, *, trust: Trust = "tainted", seconds: float = 120.0, in_sandbox: bool = False
-) -> FunctionTool:
+def tool_of(function: Function) -> FunctionTool:
     """Returns the function as a tool."""
     name = function.__name__
     description = inspect.getdoc(function)
@@ -176,7 +185,7 @@ def tool_of(
         fields[parameter.name] = (hints[parameter.name], default)
     arguments = create_model(name, __config__=ConfigDict(extra="forbid"), **fields)
     spec = ToolSpec(name=name, description=description, parameters=_schema(arguments))
-    return FunctionTool(spec, function, arguments, context_parameter, trust, seconds, in_sandbox)
+    return FunctionTool(spec, function, arguments, context_parameter)
 
 
 def _schema(arguments: type[BaseModel]) -> dict[str, Json]:
@@ -187,12 +196,16 @@ def _schema(arguments: type[BaseModel]) -> dict[str, Json]:
 def toolbox(tools: Sequence[Tool | BaseTool | Function]) -> dict[str, Tool]:
     """Returns the tools by name; a LangChain tool or a plain function is taken as it is.
 
+    One that is irreversible is guarded, unless it is already.
+
     Raises:
         UserError: two tools have one name.
     """
     found: dict[str, Tool] = {}
     for given in tools:
         each = _as_tool(given)
+        if isinstance(each, FunctionTool) and each.irreversible:
+            each = Guarded(each)
         if each.spec.name in found:
             raise UserError(f"two tools are named {each.spec.name!r}; a model could not tell them apart")
         found[each.spec.name] = each
@@ -200,7 +213,7 @@ def toolbox(tools: Sequence[Tool | BaseTool | Function]) -> dict[str, Tool]:
 
 
 def _as_tool(given: Tool | BaseTool | Function) -> Tool:
-    if isinstance(given, FunctionTool | LangChainTool):
+    if isinstance(given, FunctionTool | LangChainTool | Guarded):
         return given
     if isinstance(given, BaseTool):
         schema = given.get_input_jsonschema()
@@ -209,6 +222,21 @@ def _as_tool(given: Tool | BaseTool | Function) -> Tool:
     if callable(given):
         return tool_of(given)
     raise UserError(f"{given!r} is no tool; give a function, a LangChain tool or what @tool made")
+
+
+def guarded(given: Tool | BaseTool | Function, *, by: Reviewer = "critic", when: str = "") -> Guarded:
+    """Returns the tool with its calls reviewed before they run, ``by`` a critic or a person.
+
+    ``when`` is a regular expression: only calls with a matching text in their arguments are reviewed.
+
+    Raises:
+        UserError: it is no tool, or ``when`` is no regular expression.
+    """
+    try:
+        pattern = re.compile(when, re.IGNORECASE | re.DOTALL) if when else None
+    except re.error as error:
+        raise UserError(f"when={when!r} is no regular expression: {error}") from error
+    return Guarded(_as_tool(given), by, pattern)
 
 
 def describe_execution(result: ExecResult) -> str:

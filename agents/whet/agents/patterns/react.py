@@ -3,18 +3,18 @@
 Yao et al. 2023, "ReAct: Synergizing Reasoning and Acting in Language Models".
 """
 
-import asyncio
 import operator
 from typing import Annotated, TypedDict
 
 from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
+from langgraph.types import Send
 
 from whet.agents.knobs import MAX_TOKENS, TEMPERATURE, Knob, pattern
 from whet.agents.runtime import AgentContext
-from whet.core import Message
+from whet.core import Message, ToolCall
 
-__all__ = ["react"]
+__all__ = ["call_tool", "react", "to_tools"]
 
 
 class State(TypedDict):
@@ -25,12 +25,18 @@ class State(TypedDict):
     answer: str
 
 
+class Call(TypedDict):
+    """What one tool node gets."""
+
+    call: ToolCall
+
+
 @pattern(max_turns=Knob(20, low=1, high=1000), temperature=TEMPERATURE, max_tokens=MAX_TOKENS)
 def react() -> StateGraph[State, AgentContext, State, State]:
     """Returns the graph: model ⇄ tools. In the last of ``max_turns`` the model gets no tools, so that it answers."""
     graph = StateGraph(State, context_schema=AgentContext)
     graph.add_node("model", call_model)
-    graph.add_node("tools", call_tools)
+    graph.add_node("tools", call_tool, input_schema=Call)
     graph.add_edge(START, "model")
     graph.add_conditional_edges("model", route, ["tools", END])
     graph.add_edge("tools", "model")
@@ -47,12 +53,20 @@ async def call_model(state: State, runtime: Runtime[AgentContext]) -> dict[str, 
     return {"messages": [said], "turns": 1, "answer": completion.text}
 
 
-async def call_tools(state: State, runtime: Runtime[AgentContext]) -> dict[str, object]:
-    """Runs the tools the model called, side by side, and answers in the order of the calls."""
-    calls = state["messages"][-1].tool_calls
-    return {"messages": list(await asyncio.gather(*(runtime.context.call_tool(call) for call in calls)))}
+async def call_tool(state: Call, runtime: Runtime[AgentContext]) -> dict[str, object]:
+    """Runs one tool that the model called."""
+    return {"messages": [await runtime.context.call_tool(state["call"])]}
 
 
-def route(state: State) -> str:
+def route(state: State) -> list[Send] | str:
     """Returns where to go from the model: to the tools it called, or to the end."""
-    return "tools" if state["messages"][-1].tool_calls else END
+    return to_tools(state["messages"][-1]) or END
+
+
+def to_tools(said: Message) -> list[Send]:
+    """Returns a node for each tool call of a message; what they return comes in the order of the calls.
+
+    Each has its own, since a node that asks a person is executed again when the answer is there, and no other tool
+    may be run twice for that.
+    """
+    return [Send("tools", Call(call=call)) for call in said.tool_calls]
