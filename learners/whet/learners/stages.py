@@ -3,8 +3,8 @@
     report = await improve(agent, tasks, ["gepa"], memory=memory, stages=["lint", Hygiene("openai/gpt-4o-mini")])
     promotion = await first_objection([Lint()], proposal, incumbent, Budget())      # None: nothing to object
 
-``Lint`` looks at form and asks no model. ``Hygiene`` and ``Hacking`` ask one; they are the checks of PrefPO and serve
-every learner. A stage of one's own has a ``name`` and ``check``.
+``Lint`` looks at form and asks no model. ``Hygiene`` and ``Hacking`` ask one; they are the checks of PrefPO (arXiv
+2603.19311) and serve every learner. A stage of one's own has a ``name`` and ``check``.
 """
 
 import re
