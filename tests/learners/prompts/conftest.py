@@ -17,7 +17,7 @@ from whet.core.records import Promotion, Run, Task, Verdict
 from whet.learners.adoption import incumbent_arm
 from whet.learners.conformance import check_learner
 from whet.learners.evaluation import evaluator
-from whet.learners.gate import Gate
+from whet.learners.gate import Gate, GateConfig
 from whet.learners.learner import Learner, Proposal
 from whet.learners.view import TrainMemory
 from whet.memory import Memory
@@ -62,10 +62,11 @@ class Bench:
             Promotion(decision="committed", policy=policy.digest, incumbent=head.digest, actor="test")
         )
 
-    async def decide(self, proposal: Proposal, *, graph: Any = "react") -> Promotion:
+    async def decide(self, proposal: Proposal, *, graph: Any = "react", token_ratio: float = 4.0) -> Promotion:
         async with self.agent(graph=graph) as agent:
             incumbent = await incumbent_arm(self.memory)
-            return await Gate().decide(proposal.arm(incumbent), incumbent, self.heldout, evaluator(agent))
+            gate = Gate(GateConfig(max_token_ratio=token_ratio))
+            return await gate.decide(proposal.arm(incumbent), incumbent, self.heldout, evaluator(agent))
 
 
 @pytest_asyncio.fixture

@@ -86,6 +86,10 @@ class Archive:
         self.nodes.append(node)
         return node
 
+    def of(self, policy: Policy) -> Node | None:
+        """Returns the candidate with this policy, ``None`` where there is none."""
+        return next((node for node in self.nodes if node.policy == policy), None)
+
     def record(self, node: Node, evidence: Iterable[Evidence]) -> None:
         """Adds a candidate's scores; a task scored before keeps the newer score."""
         self._scores.setdefault(node.number, {}).update({each.task.id: each.score for each in evidence})

@@ -60,6 +60,11 @@ class Draft(Record, frozen=True, kw_only=True):
     evidence: tuple[str, ...] = ()
     tainted: bool = False
 
+    def applied(self) -> Policy:
+        """Returns the policy with the change."""
+        policy = write_parts(self.policy or self.parents[0].policy, self.parts)
+        return policy.with_settings(**self.settings) if self.settings else policy
+
 
 @dataclass(kw_only=True)
 class PromptLearner:
@@ -181,16 +186,13 @@ class PromptLearner:
 
     def add(self, draft: Draft, lab: Lab) -> Node | None:
         """Returns a draft as a candidate of the archive, ``None`` where it changes nothing or was tried before."""
-        parent = draft.parents[0]
-        policy = write_parts(draft.policy or parent.policy, draft.parts)
-        if draft.settings:
-            policy = policy.with_settings(**draft.settings)
-        if any(policy == node.policy for node in lab.archive.nodes):
+        policy = draft.applied()
+        if lab.archive.of(policy) is not None:
             return None
         found = read_parts(lab.view, policy)
         return lab.archive.add(
             policy,
-            {name: found[name] for name in parent.parts},
+            {name: found[name] for name in draft.parents[0].parts},
             parents=[node.number for node in draft.parents],
             note=draft.note,
             evidence=[*(id for each in draft.on for id in each.ids), *draft.evidence],
