@@ -39,6 +39,22 @@ async def test_refine_lists_every_rejected_attempt(wants_good: Verify, says_why:
 
 
 @pytest.mark.asyncio
+async def test_refine_forbids_what_was_rejected_and_gets_hotter_where_asked_to(
+    wants_good: Verify, says_why: Criticise
+) -> None:
+    for temperature, hotter in ((1.2, [1.2, 1.7, 2.0]), (None, [None, 1.5, 2.0])):
+        async with ScriptedModel(["bad", "bad", "good"]) as model:
+            knobs = {"rounds": 3, "forbid": 1, "heat": 0.5} | ({"temperature": temperature} if temperature else {})
+            agent = Agent("refine", model, verify=wants_good, critique=says_why, policy=settings(**knobs))
+            result = await agent.arun("Do it.")
+        assert result.passed
+        assert [asked.sampling.temperature for asked in model.asked] == hotter
+    last = model.asked[2].messages[-1].content
+    assert last == "Rejected.\n'bad' is wrong.\nGive none of these answers again:\nbad\nWrite a corrected answer."
+    assert "Give none" in model.asked[1].messages[-1].content
+
+
+@pytest.mark.asyncio
 async def test_refine_stops_at_its_rounds_with_the_best_attempt(wants_good: Verify, says_why: Criticise) -> None:
     async with ScriptedModel(["xxxx", "goox", "xxxx"]) as model:
         agent = Agent("refine", model, verify=wants_good, critique=says_why, policy=settings(rounds=2))
@@ -168,7 +184,7 @@ async def test_sampling_comes_from_the_policy() -> None:
     ("graph", "toml", "problem"),
     [
         ("react", "rounds = 2", "'rounds', which this agent does not have"),
-        ("refine", "rouns = 2", "its knobs are max_tokens, recall_k, rounds"),
+        ("refine", "rouns = 2", "its knobs are forbid, heat, max_tokens, recall_k, rounds"),
         ("refine", "rounds = 2.5", "rounds = 2.5 has to be a whole number from 0 to 20"),
         ("refine", "rounds = -1", "from 0 to 20"),
         ("refine", "rounds = true", "rounds = True has to be"),

@@ -5,7 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from whet.core import Record, Verdict
+from whet.agents import Agent
+from whet.core import Message, Record, Task, Verdict, VerifierSpec
+from whet.core.models import ScriptedModel
 from whet.memory import Memory
 
 Whet = Callable[..., Any]
@@ -38,3 +40,24 @@ def test_trust_is_shown_once_something_was_executed(ran: Whet, tmp_path: Path) -
         ("ana", 0.5, 2),
     ]
     assert rows[1]["low"] < 0.5 < rows[1]["high"]
+
+
+def test_friction_is_shown_for_runs_that_were_corrected(whet: Whet, tmp_path: Path) -> None:
+    whet("init")
+    spec = VerifierSpec(kind="exact", params={"expected": "42"})
+    task = Task(id="t", messages=(Message(role="user", content="What is it?"),), verifiers=(spec,))
+
+    async def run() -> None:
+        async with ScriptedModel(["41", "41", "42"]) as model:
+            await Agent("refine", model, memory=tmp_path / ".whet").arun(task)
+
+    asyncio.run(run())
+    (row,) = whet("feedback", "friction", "--json").json["items"]
+    shown = [row[name] for name in ("agent", "runs", "first", "last", "corrections", "repeated", "fixed")]
+    assert shown == ["refine", 1, 0, 1, 2, 1, 1]
+    assert "repeated" in whet("feedback", "friction").out
+
+
+def test_without_corrections_the_way_to_some_is_named(whet: Whet) -> None:
+    whet("init")
+    assert "--graph refine" in whet("feedback", "friction").err

@@ -36,6 +36,12 @@ def describe_failure(call: str, got: str, expected: str) -> str:
     return f"{call} {outcome}, expected {expected}."
 
 
-def render_retry(critiques: Sequence[str]) -> str:
-    """Returns the user message that asks for a corrected answer after a rejected attempt."""
-    return "Rejected.\n" + "\n".join(text.strip() for text in critiques) + "\nWrite a corrected answer."
+def render_retry(critiques: Sequence[str], forbidden: Sequence[str] = ()) -> str:
+    """Returns the user message that asks for a corrected answer after a rejected attempt.
+
+    ``forbidden`` are answers that it tells not to give again.
+    """
+    lines = ["Rejected.", *(text.strip() for text in critiques)]
+    if forbidden:
+        lines += ["Give none of these answers again:", *dict.fromkeys(text.strip() for text in forbidden)]
+    return "\n".join([*lines, "Write a corrected answer."])

@@ -2,21 +2,27 @@
 
 Madaan et al. 2023, "Self-Refine", with a verifier in the place of self-judgement: what limits refinement is finding
 the error, not mending it (RefineBench 2025).
+
+Against answers that come back in spite of feedback (Feedback Friction, Jiang et al. 2025, arXiv 2506.11930), ``heat``
+is added to the temperature with every round, and ``forbid`` lists the rejected answers and forbids them.
 """
 
 import operator
 from typing import Annotated, TypedDict
 
+import msgspec
 from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
 
 from whet.agents.attempts import mean_score
 from whet.agents.knobs import MAX_TOKENS, TEMPERATURE, Knob, pattern
 from whet.agents.runtime import AgentContext
-from whet.core import Message
+from whet.core import Message, Sampling
 from whet.core.prompting import render_retry
 
 __all__ = ["refine"]
+
+HOTTEST = 2.0  # what providers take
 
 
 class State(TypedDict):
@@ -30,7 +36,13 @@ class State(TypedDict):
     rejected: bool
 
 
-@pattern(rounds=Knob(2, low=0, high=20), temperature=TEMPERATURE, max_tokens=MAX_TOKENS)
+@pattern(
+    rounds=Knob(2, low=0, high=20),
+    heat=Knob(0.0, high=2.0),
+    forbid=Knob(0, high=1),
+    temperature=TEMPERATURE,
+    max_tokens=MAX_TOKENS,
+)
 def refine() -> StateGraph[State, AgentContext, State, State]:
     """Returns the graph: answer → verify → critique → answer …; ``rounds`` is how many revisions are allowed."""
     graph = StateGraph(State, context_schema=AgentContext)
@@ -46,7 +58,9 @@ def refine() -> StateGraph[State, AgentContext, State, State]:
 
 async def answer(state: State, runtime: Runtime[AgentContext]) -> dict[str, object]:
     """Asks for an attempt, with the rejected ones and their critiques in the conversation."""
-    completion = await runtime.context.ask(state["messages"])
+    context = runtime.context
+    sampling = heated(context.sampling(), state.get("round", 0) * context.knob("heat"))
+    completion = await context.model.complete(state["messages"], sampling=sampling)
     said = Message(role="assistant", content=completion.text)
     return {"messages": [said], "attempt": completion.text, "round": 1}
 
@@ -65,7 +79,18 @@ async def critique(state: State, runtime: Runtime[AgentContext]) -> dict[str, ob
     """Says what was wrong with the attempt, and asks for a corrected one."""
     verdicts = await runtime.context.verify(state["attempt"])
     critiques = await runtime.context.critique(state["attempt"], verdicts)
-    return {"messages": [Message(role="user", content=render_retry([critique.text for critique in critiques]))]}
+    tried = [message.content for message in state["messages"] if message.role == "assistant"]
+    forbidden = tried[-int(state["round"]) :] if runtime.context.knob("forbid") else []
+    text = render_retry([critique.text for critique in critiques], forbidden)
+    return {"messages": [Message(role="user", content=text)]}
+
+
+def heated(sampling: Sampling, degrees: float) -> Sampling:
+    """Returns the sampling at a higher temperature, 2 at most; one that is left open counts as 1."""
+    if not degrees:
+        return sampling
+    start = 1.0 if sampling.temperature is None else sampling.temperature
+    return msgspec.structs.replace(sampling, temperature=min(start + degrees, max(start, HOTTEST)))
 
 
 def after_verify(state: State, runtime: Runtime[AgentContext]) -> str:

@@ -1,4 +1,4 @@
-"""``whet feedback``: add, list, show, trust."""
+"""``whet feedback``: add, list, show, trust, friction."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -124,4 +124,28 @@ def trust(view: View) -> None:
         ("id", "kind", "agreement", "low", "high", "observations"),
         ("name", "family"),
         empty="no source could be compared with tests yet; say what a judged run was: whet feedback add RUN accept",
+    )
+
+
+@app.command()
+@listing
+def friction(view: View) -> None:
+    """Show how often feedback did not change the answer in recorded runs, by agent, model and settings."""
+    from whet.learners.friction import recorded_friction
+
+    found = with_memory(lambda memory: recorded_friction(memory, since=view.since), read_only=True)
+    rows = [
+        {
+            "agent": row.agent,
+            "model": row.model,
+            "settings": row.settings,
+            "corrections": row.friction.corrections,
+            **as_row(row.friction),
+        }
+        for row in found
+    ]
+    view.show(
+        rows,
+        ("agent", "model", "settings", "runs", "first", "last", "corrections", "repeated", "changed", "worse", "fixed"),
+        empty="no run revised an answer after feedback yet; make some with: whet run TASKS --graph refine",
     )
