@@ -23,7 +23,8 @@ from whet.agents.knobs import Knob, resolve_knobs, resolve_prompts
 from whet.agents.recording import GraphRecorder
 from whet.agents.resources import Resources, SandboxLike
 from whet.agents.runtime import AgentContext, Criticise, Verify
-from whet.agents.tools import Function, Tool, open_skill, toolbox
+from whet.agents.shortcuts import with_skills
+from whet.agents.tools import Function, Tool, toolbox
 from whet.agents.trace import ListRecorder, Trace
 from whet.core import (
     Budget,
@@ -322,7 +323,7 @@ class Agent:
             recorder=GraphRecorder(trace, budget=budget),
             calls=run.usage.calls,
             logprobs=run.purpose in ("train", "live") and adaptable(model) is not None,
-            tools={**self.tools, **toolbox([open_skill])} if self.tools and policy.skill_names() else self.tools,
+            tools=with_skills(self.tools, policy),
             open_sandbox=self.resources.workspace,
             sandboxes=self.resources.sandboxes,
             verifier=self._verify or self._verify_by_task,

@@ -137,6 +137,15 @@ LEARNERS: dict[str, Listing] = {
         costs="two questions, two minibatches and all validation tasks a step",
         practises=True,
     ),
+    "promptagent": Listing(
+        at="whet.learners.prompts.methods.promptagent:PromptAgent",
+        learns="prompts",
+        title="tree search over prompts, each rewritten by its errors",
+        paper="arXiv 2310.16427",
+        needs="a model that writes",
+        costs="for each child two questions, a minibatch and all validation tasks",
+        practises=True,
+    ),
     "skill-evolve": Listing(
         at="whet.learners.evolve:SkillEvolver",
         learns="skills",

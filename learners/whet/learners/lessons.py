@@ -12,7 +12,6 @@ Every lesson names the runs, verdicts and feedback it comes from; what strangers
 """
 
 from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import AbstractAsyncContextManager, nullcontext
 
 import msgspec
 
@@ -27,6 +26,7 @@ from whet.learners.gate import Arm
 from whet.learners.learner import Proposal
 from whet.learners.programs import Helper
 from whet.learners.proposing import joint_trust, propose_lessons, replaced
+from whet.learners.replay import lent_or_own
 from whet.learners.view import Judged, TrainMemory
 
 __all__ = ["LessonLearner", "self_contained"]
@@ -67,7 +67,7 @@ class LessonLearner:
         """
         feedback = await view.feedback()
         judged = await view.judged()
-        async with self._pool() as sandboxes:
+        async with lent_or_own(self._sandboxes) as sandboxes:
             corrections = await corrected(view, feedback, sandboxes)
             found = await find_definitions(read_cases([*judged, *corrections]), sandboxes)
         known = await view.lessons()
@@ -88,13 +88,6 @@ class LessonLearner:
             reflections, usage = await self._reflect(self._model, judged, budget)
             for proposal in propose_lessons(NAME, "reflections", reflections, known, incumbent, usage):
                 yield proposal
-
-    def _pool(self) -> "AbstractAsyncContextManager[FreshSandboxes]":
-        if self._sandboxes is not None:
-            return nullcontext(self._sandboxes)
-        from whet.sandboxes import SandboxPool
-
-        return SandboxPool(size=1)
 
     async def _reflect(self, model: Model, judged: Sequence[Judged], budget: Budget) -> tuple[list[Lesson], Usage]:
         return await ask_for_lessons(Budgeted(model, budget), judged, source=NAME)

@@ -12,6 +12,7 @@ whose verifiers run every answer in a sandbox of its own, decides.
 import ast
 import json
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 
 from whet.core.errors import SandboxError, UserError
 from whet.core.records import Check, ExecResult, Record
@@ -19,7 +20,7 @@ from whet.core.wire import decode
 from whet.feedback import FreshSandboxes
 from whet.sandboxes.sandbox import Limits, SandboxSpec
 
-__all__ = ["Trial", "recorded_checks", "replay"]
+__all__ = ["Trial", "lent_or_own", "recorded_checks", "replay"]
 
 BATCH = 2000
 SECONDS = 60.0
@@ -71,6 +72,15 @@ def recorded_checks(checks: Sequence[Check]) -> tuple[tuple[str, str], ...]:
     return tuple(
         (check.call, check.expected) for check in checks if _is_call(check.call) and _is_literal(check.expected)
     )
+
+
+def lent_or_own(sandboxes: FreshSandboxes | None) -> "AbstractAsyncContextManager[FreshSandboxes]":
+    """Returns a context that gives the sandboxes a learner was lent, or else a small pool of its own."""
+    if sandboxes is not None:
+        return nullcontext(sandboxes)
+    from whet.sandboxes import SandboxPool
+
+    return SandboxPool(size=1)
 
 
 async def replay(sandboxes: FreshSandboxes, trials: Sequence[Trial]) -> list[float]:

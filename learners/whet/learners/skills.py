@@ -12,7 +12,6 @@ proposed. With a model, the model words name and description; the functions stay
 import re
 from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, nullcontext
 
 from whet.core.budget import Budget
 from whet.core.models import Budgeted, Model, as_model
@@ -24,11 +23,12 @@ from whet.learners.cases import corrected, read_cases
 from whet.learners.definitions import Case, Definition, Definitions, find_definitions
 from whet.learners.gate import Arm
 from whet.learners.learner import Proposal
+from whet.learners.replay import lent_or_own
 from whet.learners.view import TrainMemory
 from whet.sandboxes.sandbox import SandboxSpec
 from whet.skills import Skill, install, run_script
 
-__all__ = ["SkillLearner", "self_test"]
+__all__ = ["SkillLearner", "make_skill", "proves_itself", "self_test", "skill_name"]
 
 NAME = "skills"
 MAX_HELPERS = 60
@@ -63,7 +63,7 @@ class SkillLearner:
             BudgetError: the budget does not allow to ask the model.
             SandboxError: no sandbox could be had.
         """
-        async with self._pool() as sandboxes:
+        async with lent_or_own(self._sandboxes) as sandboxes:
             judged = await view.judged()
             cases = read_cases([*judged, *await corrected(view, await view.feedback(), sandboxes)])
             sets = {item.task.id: item.task.task_set for item in judged}
@@ -74,19 +74,12 @@ class SkillLearner:
                     continue
                 skill, cost = await self._worded(make_skill(name, chosen), budget)
                 usage += cost
-                if policy.skill(skill.name) != skill.render() and await _proves_itself(skill, sandboxes):
+                if policy.skill(skill.name) != skill.render() and await proves_itself(skill, sandboxes):
                     policy = install(policy, skill)
                     skills.append((skill, chosen))
             lessons = await view.lessons()
         if skills:
             yield _proposal(incumbent, policy, skills, usage, _absorbed(skills, lessons))
-
-    def _pool(self) -> "AbstractAsyncContextManager[FreshSandboxes]":
-        if self._sandboxes is not None:
-            return nullcontext(self._sandboxes)
-        from whet.sandboxes import SandboxPool
-
-        return SandboxPool(size=1)
 
     async def _worded(self, skill: Skill, budget: Budget) -> tuple[Skill, Usage]:
         """Returns the skill with the model's wording where there is a model and its wording keeps to the format."""
@@ -160,7 +153,7 @@ def _grouped(found: Definitions, sets: Mapping[str, str]) -> dict[str, dict[str,
         # A helper that needs another one is left to lessons: a skill must not depend on what it does not hold.
         needs = {need for need in definition.helper.needs if need in found.known}
         if definition.trust == "trusted" and not needs:
-            grouped[_skill_name(sets.get(definition.supports[0].task_id, ""))].append(name)
+            grouped[skill_name(sets.get(definition.supports[0].task_id, ""), "helpers")].append(name)
     skills: dict[str, dict[str, Definition]] = {}
     for base, names in sorted(grouped.items()):
         for start in range(0, len(names), MAX_HELPERS):
@@ -169,13 +162,18 @@ def _grouped(found: Definitions, sets: Mapping[str, str]) -> dict[str, dict[str,
     return skills
 
 
-def _skill_name(task_set: str) -> str:
+def skill_name(task_set: str, ending: str) -> str:
+    """Returns what a skill for a task set is called: ``world-7-helpers`` for the ending ``helpers``."""
     plain = re.sub(r"[^a-z0-9]+", "-", task_set.lower()).strip("-")[:40].strip("-")
-    return f"{plain}-helpers" if plain else "helpers"
+    return f"{plain}-{ending}" if plain else ending
 
 
-async def _proves_itself(skill: Skill, sandboxes: FreshSandboxes) -> bool:
-    """Whether the skill keeps to the format's recommendations and its self-test passes in a sandbox."""
+async def proves_itself(skill: Skill, sandboxes: FreshSandboxes) -> bool:
+    """Returns whether the skill keeps to the format's recommendations and its self-test passes in a sandbox.
+
+    Raises:
+        SandboxError: no sandbox could be had, or it was lost.
+    """
     if skill.advice():
         return False
     async with sandboxes.fresh(SandboxSpec(isolation="fresh")) as box:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from whet.agents import Agent, Knob, RunResult
+    from whet.agents.runtime import Tool
     from whet.core.models import Model
     from whet.learners.weights.heldback import HeldBack
 
@@ -119,6 +120,11 @@ class TrainMemory:
             from whet.skills import catalogue
 
             self._agent.knobs(policy), self._agent.prompts(policy), catalogue(policy)
+
+    @property
+    def tools(self) -> "tuple[Tool, ...]":
+        """The tools of the agent that practises; none where there is no agent."""
+        return () if self._agent is None else tuple(self._agent.tools.values())
 
     def prompts(self, policy: Policy) -> dict[str, str]:
         """Returns the text of every prompt that the agent which practises reads under a policy (``system``, …)."""
