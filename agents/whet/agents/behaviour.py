@@ -1,4 +1,4 @@
-"""What programs do: candidate programs run on calls and asserts, in a sandbox that is thrown away.
+"""What programs do: candidate programs run on calls and asserts, each in a sandbox of its own.
 
     calls = public_calls(task)                                        # ["solve([2, 1])", …]
     (row,) = await behaviours(context, ["def solve(x): return x[::-1]"], ["solve([2, 1])", "assert solve([]) == []"])
@@ -13,13 +13,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from whet.agents.runtime import AgentContext
-from whet.core import Execution, Json, Task, VerifierSpec
+from whet.agents.tools import tool
+from whet.core import Json, SandboxError, Task, ToolCall, VerifierSpec, encode
 from whet.feedback.answers import python_program
-from whet.sandboxes import Sandbox
+from whet.sandboxes import SandboxSpec
 
-__all__ = ["behaviours", "code_spec", "failed", "program_of", "public_calls"]
+__all__ = ["behaviours", "code_spec", "failed", "program_of", "public_calls", "run_guest"]
 
-_SECONDS = 2  # a snippet
+_SECONDS = 30  # a program, with all its snippets
 _GUESTS = Path(__file__).parent / "guests"
 _NOTHING = "raised nothing: no report"
 
@@ -27,38 +28,47 @@ _NOTHING = "raised nothing: no report"
 async def behaviours(context: AgentContext, programs: Sequence[str], snippets: Sequence[str]) -> list[tuple[str, ...]]:
     """Returns, for each program, what each snippet gave: a repr, ``None`` of a statement, or ``raised ValueError``.
 
-    Equal programs run once. They run in a fork of the run's sandbox, each in a process of its own; what they write is
-    gone afterwards.
+    Equal programs run once. Each has a fresh sandbox, with the packages of the task's tests.
+
+    Raises:
+        SandboxError: a sandbox failed.
+    """
+    found: dict[str, tuple[str, ...]] = {}
+    for program in dict.fromkeys(programs) if snippets else ():
+        said = await run_guest(context, "snippets", {"program": program, "snippets": list(snippets)})
+        row = tuple(map(str, said)) if isinstance(said, list) else ()
+        found[program] = row if len(row) == len(snippets) else (_NOTHING,) * len(snippets)
+    return [found.get(program, ()) for program in programs]
+
+
+async def run_guest(context: AgentContext, name: str, job: dict[str, Json]) -> Json:
+    """Returns what a program of ``guests/`` answers to a job in a fresh sandbox; in a replay what it answered then.
+
+    ``None`` where it gave no answer: it was killed, or what it ran wrote over it.
 
     Raises:
         SandboxError: the sandbox failed.
-        UserError: the agent has no sandbox.
     """
-    if not snippets:
-        return [()] * len(programs)
-    found: dict[str, tuple[str, ...]] = {}
-    async with await (await context.sandbox()).fork() as box:
-        for program in dict.fromkeys(programs):
-            job = {"program": program, "snippets": list(snippets), "seconds": _SECONDS}
-            said = await run_guest(context, box, "snippets", job, seconds=_SECONDS * (len(snippets) + 1))
-            row = tuple(map(str, said)) if isinstance(said, list) else ()
-            found[program] = row if len(row) == len(snippets) else (_NOTHING,) * len(snippets)
-    return [found[program] for program in programs]
-
-
-async def run_guest(context: AgentContext, box: Sandbox, name: str, job: dict[str, object], *, seconds: float) -> Json:
-    """Returns what a program of ``guests/`` answers to a job in a sandbox, recorded.
-
-    ``None`` where it gave no answer: it was killed, or what it ran wrote over it.
-    """
-    code = (_GUESTS / f"{name}.py").read_text()
-    result = await box.run_python(code, stdin=json.dumps(job).encode(), timeout=seconds)
-    context.record(Execution(command=f"{name} of\n{job['program']}", result=result))
+    arguments = encode({"name": name, "job": json.dumps(job)}).decode()
+    result = await context.use(run_in_guest, ToolCall(id=name, name="run_in_guest", arguments=arguments))
     try:
-        found: Json = json.loads(result.stdout.rstrip().rpartition("\n")[2])
+        found: Json = json.loads(result.content.rstrip().rpartition("\n")[2])
     except (ValueError, RecursionError):
         return None
     return found
+
+
+@tool
+async def run_in_guest(name: str, job: str, context: AgentContext) -> str:
+    """Run a program that the agent wrote on a job in a fresh sandbox."""
+    spec = code_spec(context.task)
+    packages = spec.params.get("packages") if spec else None
+    made_of = SandboxSpec(packages=tuple(map(str, packages)) if isinstance(packages, list) else ())
+    if context.sandboxes is None:
+        raise SandboxError("there are no sandboxes to run programs in; run the graph with an Agent, which lends them")
+    async with context.sandboxes.fresh(made_of) as box:
+        result = await box.run_python((_GUESTS / f"{name}.py").read_text(), stdin=job.encode(), timeout=_SECONDS)
+    return result.stdout
 
 
 def failed(behaviour: str) -> bool:

@@ -34,6 +34,7 @@ PATTERNS = {
     "rethink": "whet.agents.patterns.rethink:rethink",
     "reviewed": "whet.agents.patterns.reviewed:reviewed",
     "self_consistency": "whet.agents.patterns.self_consistency:self_consistency",
+    "swe_search": "whet.agents.patterns.swe_search:swe_search",
     "test_driven": "whet.agents.patterns.test_driven:test_driven",
 }
 """Short name to dotted path."""

@@ -1,4 +1,4 @@
-"""Runs one call of a program and tells what each block did: ``{"program", "call", "limit", "seconds"}`` on its input.
+"""Runs one call of a program and tells what each block did: ``{"program", "call"}`` on standard input.
 
 The last line of the output is a JSON list of texts, one for each block executed: its lines and the local values after
 it. A block is a stretch of lines executed one after the other, up to a branch, a loop's head, a return or a jump.
@@ -11,6 +11,8 @@ import sys
 from types import FrameType
 from typing import Any
 
+SECONDS = 2
+MOST = 10  # blocks
 LONGEST = 120  # characters of a value
 BRANCHES = (ast.If, ast.For, ast.While, ast.Return, ast.Try, ast.With, ast.Raise)
 
@@ -18,16 +20,15 @@ BRANCHES = (ast.If, ast.For, ast.While, ast.Return, ast.Try, ast.With, ast.Raise
 class Blocks:
     """Collects blocks as the interpreter traces lines of the program."""
 
-    def __init__(self, source: str, limit: int) -> None:
+    def __init__(self, source: str) -> None:
         self.lines = source.splitlines()
-        self.limit = limit
         self.ends = {node.lineno for node in ast.walk(ast.parse(source)) if isinstance(node, BRANCHES)}
         self.told: list[str] = []
         self.block: list[int] = []
 
     def trace(self, frame: FrameType, event: str, argument: object) -> Any:
         """Hears of each line of the program that is about to run."""
-        if frame.f_code.co_filename != "<answer>" or len(self.told) >= self.limit:
+        if frame.f_code.co_filename != "<answer>" or len(self.told) >= MOST:
             return None
         line = frame.f_lineno
         if event == "line":
@@ -66,9 +67,9 @@ def main() -> None:
     names: dict[str, object] = {"__name__": "answer"}
     told: list[str] = []
     try:
-        blocks = Blocks(job["program"], job["limit"])
+        blocks = Blocks(job["program"])
         told = blocks.told
-        signal.alarm(job["seconds"])
+        signal.alarm(SECONDS)
         signal.signal(signal.SIGALRM, signal.default_int_handler)
         exec(compile(job["program"], "<answer>", "exec"), names)  # noqa: S102  # inside the sandbox
         sys.settrace(blocks.trace)

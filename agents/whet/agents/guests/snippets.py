@@ -1,14 +1,16 @@
-"""Runs a program, then snippets of code in its names: ``{"program", "snippets", "seconds"}`` on standard input.
+"""Runs a program, then snippets of code in its names: ``{"program", "snippets"}`` on standard input.
 
 The last line of the output is a JSON list: for each snippet what it gave, as text; see ``whet.agents.behaviour``.
 """
 
+import hashlib
 import json
 import signal
 import sys
 from types import CodeType
 
-LONGEST = 2_000  # characters of a value
+SECONDS = 2  # a snippet
+LONGEST = 200  # characters of a value, beyond which its digest stands for the rest
 
 
 def stop(signum: int, frame: object) -> None:
@@ -16,10 +18,10 @@ def stop(signum: int, frame: object) -> None:
     raise TimeoutError
 
 
-def run(snippet: str, names: dict[str, object], seconds: int) -> str:
+def run(snippet: str, names: dict[str, object]) -> str:
     """Returns the repr of an expression, ``None`` for a statement that ended, or ``raised`` and the exception."""
     signal.signal(signal.SIGALRM, stop)
-    signal.alarm(seconds)
+    signal.alarm(SECONDS)
     try:
         return show(eval(compiled(snippet), dict(names)))  # noqa: S307  # inside the sandbox
     except BaseException as error:  # whatever a stranger's code raises, exits included, is what it does
@@ -38,9 +40,9 @@ def compiled(snippet: str) -> CodeType:
 
 def show(value: object) -> str:
     """Returns the repr; a set's in the order of its items' reprs, so that equal sets look equal."""
-    if isinstance(value, (set, frozenset)):
-        return f"{type(value).__name__} of {sorted(map(repr, value))}"[:LONGEST]
-    return repr(value)[:LONGEST]
+    ordered = isinstance(value, (set, frozenset))
+    text = f"{type(value).__name__} of {sorted(map(repr, value))}" if ordered else repr(value)  # type: ignore[call-overload]
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}… {hashlib.sha256(text.encode()).hexdigest()}"
 
 
 def main() -> None:
@@ -50,7 +52,7 @@ def main() -> None:
     names: dict[str, object] = {"__name__": "answer"}
     try:
         exec(compile(job["program"], "<answer>", "exec"), names)  # noqa: S102  # inside the sandbox
-        found = [run(snippet, names, job["seconds"]) for snippet in job["snippets"]]
+        found = [run(snippet, names) for snippet in job["snippets"]]
     except BaseException as error:  # the same: a program that cannot be loaded does nothing else
         found = [f"raised {type(error).__name__}"] * len(job["snippets"])
     print("\n" + json.dumps(found), file=out, flush=True)

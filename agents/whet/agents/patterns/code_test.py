@@ -11,7 +11,7 @@ from typing import Annotated, TypedDict
 
 from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
-from langgraph.types import Send, interrupt
+from langgraph.types import Send
 
 from whet.agents.attempts import CALLS, judge, may_ask, role
 from whet.agents.behaviour import behaviours, failed, program_of
@@ -109,14 +109,15 @@ def after_run(state: State, runtime: Runtime[AgentContext]) -> str:
     return "ask" if more else "choose"
 
 
-def ask(state: State) -> dict[str, object]:
+def ask(state: State, runtime: Runtime[AgentContext]) -> dict[str, object]:
     """Asks a person whether a test is right; an ``assert`` as the answer takes the place of a wrong one."""
     number = _question(state)
     assert number is not None, "the way here leads past after_run"
     test = state["tests"][number]
-    said = _answer(interrupt({"question": "Is this test right?", "test": test, "answer": "yes, no or a right assert"}))
+    person, shown = runtime.context.ask_person, {"test": test, "answer": "yes, no, or a right assert in its place"}
+    said = _answer(person({"question": "Is this test right?", **shown}))
     while said is None:
-        said = _answer(interrupt({"question": "Please answer yes, no or a right assert.", "test": test}))
+        said = _answer(person({"question": "Please answer yes, no, or with a right assert.", **shown}))
     known = {**state.get("answers", {}), test: said is True}
     if isinstance(said, str):
         return {"tests": list(dict.fromkeys([*state["tests"], said])), "answers": {**known, said: True}}

@@ -29,8 +29,6 @@ _APPRAISE = """How likely is this answer right for every input, beyond the check
 as Score: 80, from 0 to 100."""
 
 _PASSED = 0.8  # of the value are the checks, the rest is the model's own score
-_BLOCKS = 10
-_SECONDS = 2
 
 
 class Thought(Node):
@@ -186,9 +184,7 @@ async def _trace(context: AgentContext, answer: str) -> list[str]:
     call = next((check.call for check in checks if check.call and not check.passed), "")
     if code_spec(context.task) is None or not call:
         return []
-    job = {"program": program_of(context.task, answer), "call": call, "limit": _BLOCKS, "seconds": _SECONDS}
-    async with await (await context.sandbox()).fork() as box:
-        told = await run_guest(context, box, "blocks", job, seconds=2 * _SECONDS)
+    told = await run_guest(context, "blocks", {"program": program_of(context.task, answer), "call": call})
     return [str(block) for block in told] if isinstance(told, list) else []
 
 
