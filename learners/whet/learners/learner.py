@@ -146,6 +146,15 @@ LEARNERS: dict[str, Listing] = {
         costs="for each child two questions, a minibatch and all validation tasks",
         practises=True,
     ),
+    "opto": Listing(
+        at="whet.learners.prompts.methods.opto:Opto",
+        learns="prompts, settings",
+        title="prompts and settings changed together, from code, trace and feedback",
+        paper="OptoPrime, arXiv 2406.16218",
+        needs="a model that writes",
+        costs="a question and two minibatches of runs a step",
+        practises=True,
+    ),
     "skill-evolve": Listing(
         at="whet.learners.evolve:SkillEvolver",
         learns="skills",

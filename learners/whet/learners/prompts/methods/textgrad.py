@@ -11,9 +11,9 @@ from whet.learners.prompts.archive import Node
 from whet.learners.prompts.lab import Lab
 from whet.learners.prompts.learner import Draft, PromptLearner, examples, fenced
 
-__all__ = ["TextGrad"]
+__all__ = ["CRITICISE", "TextGrad"]
 
-_CRITICISE = """\
+CRITICISE = """\
 Below is a part of a prompt, and what came of it on some tasks. Say what in this text led to the failures and what is
 missing in it. Criticise only; do not write a new version.
 
@@ -58,7 +58,7 @@ class TextGrad(PromptLearner):
         told = "".join(f"\n\n# Did not help\n{note}" for note in earlier)
         drafts = []
         for part, text in parent.parts.items():
-            criticism = await lab.ask(_CRITICISE.format(part=part, text=text, examples=examples(on)))
+            criticism = await lab.ask(CRITICISE.format(part=part, text=text, examples=examples(on)))
             asked = _REWRITE.format(part=part, text=text, criticism=criticism, examples=examples(on), earlier=told)
             drafts.append(Draft(parts={part: fenced(await lab.ask(asked))}, parents=(parent,), note=criticism, on=on))
         return drafts
