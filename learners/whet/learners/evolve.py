@@ -12,7 +12,6 @@ skill or over the old version go back to it as a complaint, a few times (the ski
 import re
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, nullcontext
 
 from whet.core.budget import Budget
 from whet.core.errors import UserError
@@ -25,6 +24,7 @@ from whet.learners.arms import Comparison, compare_arms, skill_arms
 from whet.learners.asking import describe_run
 from whet.learners.gate import Arm
 from whet.learners.learner import Proposal
+from whet.learners.replay import lent_or_own
 from whet.learners.view import Judged, TrainMemory
 from whet.sandboxes.sandbox import SandboxSpec
 from whet.skills import Skill, disclose, install, run_scripts
@@ -98,7 +98,7 @@ class SkillEvolver:
         messages, trust = await _request(view, shown, incumbent.policy, name)
         tasks = _unseen(await view.tasks(), shown)[: self._tasks]
         usage, asked = Usage(), Budgeted(model, budget)
-        async with self._pool() as sandboxes:
+        async with lent_or_own(self._sandboxes) as sandboxes:
             for _ in range(1 + self._rounds):
                 completion = await asked.complete(messages, sampling=Sampling(temperature=0.0))
                 usage += completion.usage
@@ -114,13 +114,6 @@ class SkillEvolver:
                         yield _proposal(incumbent, draft, shown, compared, usage, trust)
                         return
                 messages += _again(completion.text, complaint)
-
-    def _pool(self) -> "AbstractAsyncContextManager[FreshSandboxes]":
-        if self._sandboxes is not None:
-            return nullcontext(self._sandboxes)
-        from whet.sandboxes import SandboxPool
-
-        return SandboxPool(size=1)
 
     async def _compare(
         self, view: TrainMemory, old: Policy, skill: Skill, tasks: Sequence[Task], budget: Budget
