@@ -29,6 +29,7 @@ PATTERNS = {
     "code_test": "whet.agents.patterns.code_test:code_test",
     "code_tree": "whet.agents.patterns.code_tree:code_tree",
     "iad": "whet.agents.patterns.iad:iad",
+    "map_elites": "whet.agents.patterns.map_elites:map_elites",
     "react": "whet.agents.patterns.react:react",
     "refine": "whet.agents.patterns.refine:refine",
     "rethink": "whet.agents.patterns.rethink:rethink",

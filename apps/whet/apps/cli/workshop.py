@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["Plan", "fork_run", "further_models", "make_agent", "replay_run", "resume_run", "run_plan", "tasks_of"]
 
 SPECS = ("humaneval:", "ilf:", "jsonl:", "world:")
-_WITH_TOOLS = ("hierarchy", "react")
+_WITH_TOOLS = ("hierarchy", "react", "swe_search")
 
 
 @dataclass(frozen=True)
