@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from whet.agents.agent import Agent, as_task
+    from whet.agents.asking_for_help import ask_person, simulated_person
     from whet.agents.batch import run_tasks
     from whet.agents.chat import AgentChatModel
     from whet.agents.execution import Event, RunResult, Token
@@ -41,6 +42,7 @@ _WHERE = {
     "Trace": "trace",
     "adapt": "graphs",
     "as_task": "agent",
+    "ask_person": "asking_for_help",
     "current_context": "runtime",
     "fork": "replaying",
     "guarded": "tools",
@@ -50,6 +52,7 @@ _WHERE = {
     "replay": "replaying",
     "run_tasks": "batch",
     "shell": "tools",
+    "simulated_person": "asking_for_help",
     "tool": "tools",
 }
 
@@ -69,6 +72,7 @@ __all__ = [
     "Trace",
     "adapt",
     "as_task",
+    "ask_person",
     "current_context",
     "fork",
     "guarded",
@@ -78,6 +82,7 @@ __all__ = [
     "replay",
     "run_tasks",
     "shell",
+    "simulated_person",
     "tool",
 ]
 

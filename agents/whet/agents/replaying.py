@@ -34,7 +34,7 @@ async def replay(agent: Agent, run_id: str) -> RunResult:
         run = await memory.get(Run, run_id)
         agent.refuse_another(run, model=False)
         playback = await Playback.read(memory, run)
-        again = _child(run, "replay", {**run.meta, "replay_of": run.id})
+        again = _child(run, "replay", {**_told(run), "replay_of": run.id})
         task, policy = await memory.get(Task, run.task_id), await memory.policies.get(run.policy)
         return await (await agent.begin(task, again, policy, playback=playback)).start()
 
@@ -67,10 +67,8 @@ async def fork(
         task = await memory.get(Task, run.task_id)
         current = policy or await memory.policies.get(run.policy)
         # Under its own policy the run is told what it was told; under another it is briefed anew.
-        told: dict[str, Json] = (
-            {} if policy is not None else {key: run.meta[key] for key in ("graph", "system") if key in run.meta}
-        )
-        meta = {**told, "fork_of": run.id, "forked_before": before}
+        told = _told(run) if policy is None else {}
+        meta: dict[str, Json] = {**told, "fork_of": run.id, "forked_before": before}
         again = msgspec.structs.replace(
             _child(run, run.purpose, meta),
             model=agent.model.name,
@@ -78,6 +76,10 @@ async def fork(
             policy=await agent.resources.remember(current, task),
         )
         return await (await agent.begin(task, again, current, budget=budget, playback=playback)).start()
+
+
+def _told(run: Run) -> dict[str, Json]:
+    return {key: run.meta[key] for key in ("graph", "system") if key in run.meta}
 
 
 def _child(run: Run, purpose: Purpose | Literal["replay", "import"], meta: dict[str, Json]) -> Run:

@@ -10,6 +10,7 @@ Whatever goes through the context is bounded by the run's budget and recorded un
 import asyncio
 import hashlib
 import inspect
+import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from contextvars import ContextVar
@@ -48,7 +49,7 @@ from whet.core.models import Model
 from whet.feedback import FreshSandboxes
 from whet.sandboxes import Sandbox
 
-__all__ = ["AgentContext", "Criticise", "OpenSandbox", "Tool", "Verify", "current_context"]
+__all__ = ["ASK_PERSON", "AgentContext", "Criticise", "OpenSandbox", "Tool", "Verify", "current_context"]
 
 Verify: TypeAlias = Callable[[Task, Run], Sequence[Verdict] | Awaitable[Sequence[Verdict]]]
 Criticise: TypeAlias = Callable[[Task, Run, Sequence[Verdict]], Sequence[Critique] | Awaitable[Sequence[Critique]]]
@@ -58,6 +59,10 @@ Rerun: TypeAlias = Callable[["AgentContext", "Tool", ToolCall], Awaitable[ToolRe
 Answered: TypeAlias = Callable[[Json], Json]
 
 T = TypeVar("T")
+
+ASK_PERSON = "ask_person"
+"""The tool of this name asks a person; what it was asked is kept in the run's ``meta``, as ``questions``."""
+
 _current: ContextVar["AgentContext"] = ContextVar("whet_agent_context")
 
 
@@ -266,6 +271,10 @@ class AgentContext:
         """Runs a tool, one of the pattern's own included, and returns its result, recorded."""
         result = await self.perform(tool, call)
         self.record(result)
+        if call.name == ASK_PERSON and result.error is None:
+            asked = self.run.meta.get("questions")
+            question: Json = json.loads(call.arguments)["question"]
+            self.note(questions=[*(asked if isinstance(asked, list) else []), question])
         return result
 
     async def perform(self, tool: Tool, call: ToolCall) -> ToolResult:

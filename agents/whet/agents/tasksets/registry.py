@@ -18,6 +18,7 @@ __all__ = ["KINDS", "Loader", "load_tasks"]
 Loader: TypeAlias = Callable[[str, Mapping[str, str]], TaskSet]
 
 KINDS = {
+    "asking": "whet.agents.tasksets.asking:load",
     "humaneval": "whet.agents.tasksets.humaneval:load",
     "ilf": "whet.agents.tasksets.ilf:load",
     "jsonl": "whet.agents.tasksets.jsonl:load",
@@ -29,8 +30,8 @@ def load_tasks(spec: str) -> TaskSet:
     """Returns the task set that a spec names.
 
     Args:
-        spec: ``humaneval:FILE``, ``ilf:FILE``, ``jsonl:FILE`` or ``world:SEED``, each with options after ``?``; or
-            ``package.module:function``, called without arguments.
+        spec: ``humaneval:FILE``, ``ilf:FILE``, ``jsonl:FILE``, ``world:SEED`` or ``asking:SEED``, each with options
+            after ``?``; or ``package.module:function``, called without arguments.
 
     Raises:
         UserError: no such kind or option, no such file, or a malformed row (the message names its line).

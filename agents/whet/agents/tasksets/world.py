@@ -20,7 +20,7 @@ from whet.core.models.tiny.world import World, WorldTask, judge
 from whet.core.records import Check, Json, Message, Task, TaskSet, Verdict, VerifierSpec
 from whet.core.wire import encode
 
-__all__ = ["judge_answer", "load", "world_task"]
+__all__ = ["judge_answer", "load", "read_lengths", "read_number", "world_task"]
 
 _DEFAULTS = {
     "n": "200",
@@ -42,14 +42,14 @@ def load(seed: str, options: Mapping[str, str]) -> TaskSet:
         UserError: no whole number, an unknown option, or a world too small for so many tasks.
     """
     chosen = accept_options(options, _DEFAULTS, "world")
-    world = World(_number("SEED", seed), verbs=_number("verbs", chosen["verbs"]))
+    world = World(read_number("SEED", seed), verbs=read_number("verbs", chosen["verbs"]))
     found = world.tasks(
-        _number("n", chosen["n"]),
-        lengths=_lengths(chosen["lengths"]),
-        seed=_number("draw", chosen["draw"]),
+        read_number("n", chosen["n"]),
+        lengths=read_lengths(chosen["lengths"]),
+        seed=read_number("draw", chosen["draw"]),
         kind=_kind(chosen["kind"]),
-        examples=_number("examples", chosen["examples"]),
-        checks=_number("checks", chosen["checks"]),
+        examples=read_number("examples", chosen["examples"]),
+        checks=read_number("checks", chosen["checks"]),
     )
     tasks = tuple(world_task(task, world) for task in found)
     return TaskSet(name=f"world-{seed}", version=digest(encode(tasks))[:12], tasks=tasks)
@@ -72,13 +72,15 @@ def world_task(task: WorldTask, world: World) -> Task:
     )
 
 
-def _number(name: str, text: str) -> int:
+def read_number(name: str, text: str) -> int:
+    """Returns the whole number that an option is; raises UserError where it is none."""
     if not re.fullmatch(r"\d{1,9}", text):
         raise UserError(f"world: {name}={text!r} is no whole number")
     return int(text)
 
 
-def _lengths(text: str) -> tuple[int, ...]:
+def read_lengths(text: str) -> tuple[int, ...]:
+    """Returns the chain lengths that an option lists; raises UserError where it lists none."""
     if match := re.fullmatch(r"([1-6])-([1-6])", text):
         low, high = int(match[1]), int(match[2])
         lengths = tuple(range(low, high + 1))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Plan", "fork_run", "further_models", "make_agent", "replay_run", "resume_run", "run_plan", "tasks_of"]
 
-SPECS = ("humaneval:", "ilf:", "jsonl:", "world:")
+SPECS = ("asking:", "humaneval:", "ilf:", "jsonl:", "world:")
 _WITH_TOOLS = ("hierarchy", "react", "swe_search")
 
 
@@ -72,9 +72,9 @@ def make_agent(
 
 
 def _tool(name: str) -> "FunctionTool":
-    from whet.agents import python, shell
+    from whet.agents import ask_person, python, shell
 
-    tools = {"python": python, "shell": shell}
+    tools = {"ask_person": ask_person, "python": python, "shell": shell}
     if name not in tools:
         raise UserError(
             f"whet run knows no tool {name!r}; its tools are {', '.join(tools)}; give others to Agent(…) in Python"

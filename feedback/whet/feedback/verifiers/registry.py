@@ -20,6 +20,7 @@ __all__ = ["KINDS", "VerifierFactory", "check_spec", "load_verifier", "verify_al
 VerifierFactory: TypeAlias = Callable[[dict[str, Json], FreshSandboxes | None], Verifier]
 
 KINDS = {
+    "asking": "whet.feedback.verifiers.asking:Asking",
     "aspects_judge": "whet.feedback.judges.rubric:Aspects",
     "command": "whet.feedback.verifiers.command:Command",
     "exact": "whet.feedback.verifiers.text:Exact",
