@@ -60,6 +60,15 @@ async def test_feedback_without_ground_is_not_counted_and_settings_are_kept_apar
     }
 
 
+@pytest.mark.asyncio
+async def test_what_is_said_after_the_next_answer_was_sampled_corrects_nothing(memory: Memory) -> None:
+    async with ScriptedModel(["far", "near", "far"]) as model:
+        policy = Policy().with_settings(n=3)
+        agent = Agent("best_of_n", model, memory=memory, verify=judge, critique=criticise, policy=policy)
+        assert (await agent.arun("Do it.")).critiques
+    assert await recorded_friction(memory) == []
+
+
 def test_runs_without_answers_say_nothing() -> None:
     assert friction([[], []]) == Friction()
     once = [Attempt(text="a", passed=True, score=1.0, corrected=True), Attempt(text="b", passed=False, score=0.0)]

@@ -168,7 +168,7 @@ def task_set(world_tasks: Tasks) -> TaskSet:
 
 def judge(task: Task, run: Run) -> Sequence[Verdict]:
     """Judges by the world's grammar: quicker than a sandbox, and the same on answers in the world's form."""
-    return judge_answer(task, run.answer or "")
+    return [msgspec.structs.replace(each, run_id=run.id) for each in judge_answer(task, run.answer or "")]
 
 
 async def live(memory: Memory, tasks: Sequence[Task], model: Model) -> None:

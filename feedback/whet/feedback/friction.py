@@ -74,8 +74,9 @@ def attempts_of(steps: Iterable[Step], verdicts: Iterable[Verdict], critiques: I
         if isinstance(body, ModelCall) and body.completion and (on := found.get(digest(body.completion.text))):
             passed, score = all(v.outcome == "pass" for v in on), sum(v.score for v in on) / len(on)
             attempts.append(Attempt(text=body.completion.text, passed=passed, score=score))
-        elif isinstance(body, CritiqueGiven) and body.critique_id in grounded:
-            _mark(attempts, body.answer)
+        elif isinstance(body, CritiqueGiven) and body.critique_id in grounded and _is_last(attempts, body.answer):
+            # What is said of an earlier answer comes after the next one was sampled, and corrects nothing.
+            attempts[-1] = msgspec.structs.replace(attempts[-1], corrected=True)
     return attempts
 
 
@@ -84,12 +85,8 @@ def friction(runs: Iterable[Sequence[Attempt]]) -> Friction:
     return sum((_of_run(attempts) for attempts in runs if attempts), Friction())
 
 
-def _mark(attempts: list[Attempt], answer: str) -> None:
-    """Marks the last attempt with this digest as one that good feedback was given on."""
-    for n in reversed(range(len(attempts))):
-        if digest(attempts[n].text) == answer:
-            attempts[n] = msgspec.structs.replace(attempts[n], corrected=True)
-            return
+def _is_last(attempts: Sequence[Attempt], answer: str) -> bool:
+    return bool(attempts) and digest(attempts[-1].text) == answer
 
 
 def _of_run(attempts: Sequence[Attempt]) -> Friction:
