@@ -32,8 +32,10 @@ def world() -> World:
 class Bench:
     """Lets a learner propose from practice, judged truly or by the checks of other tasks, and the gate decide."""
 
-    def __init__(self, memory: Memory, train: Sequence[Task], heldout: Sequence[Task], model: Model) -> None:
-        self.memory, self.train, self.heldout, self.model = memory, train, heldout, model
+    def __init__(
+        self, memory: Memory, world: World, train: Sequence[Task], heldout: Sequence[Task], model: Model
+    ) -> None:
+        self.memory, self.world, self.train, self.heldout, self.model = memory, world, train, heldout, model
 
     def agent(self, *, shuffled: bool = False, graph: Any = "react") -> Agent:
         wrong = dict(zip([t.id for t in self.train], [*self.train[1:], *self.train[:1]], strict=True))
@@ -71,9 +73,9 @@ class Bench:
 
 @pytest_asyncio.fixture
 async def bench(
-    memory: Memory, world_tasks: Callable[..., list[Task]], reader: Callable[[], Model]
+    memory: Memory, world: World, world_tasks: Callable[..., list[Task]], reader: Callable[[], Model]
 ) -> AsyncIterator[Bench]:
     found = world_tasks(60, lengths=(1, 2, 3))
     train = found[:30]
     heldout = [msgspec.structs.replace(task, split="heldout") for task in found[30:]]
-    yield Bench(memory, train, heldout, reader())
+    yield Bench(memory, world, train, heldout, reader())

@@ -42,7 +42,7 @@ async def test_from_shuffled_feedback_nothing_better_than_the_best_is_promoted(b
 
 
 @pytest.mark.asyncio
-@pytest.mark.parametrize("ranges", ["heat=0:1", "rounds=3:1", "rounds=0:99", "rounds,rounds", "rounds=a"])
+@pytest.mark.parametrize("ranges", ["colour=0:1", "rounds=3:1", "rounds=0:99", "rounds,rounds", "rounds=a"])
 async def test_ranges_that_cannot_be_are_refused(bench: Bench, ranges: str) -> None:
     with pytest.raises(UserError, match="ranges"):
         await bench.proposals(load_learner("tune", ranges=ranges), graph="refine")

@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 
 from whet.agents import Knob
+from whet.agents.agent import KNOBS
 from whet.core.errors import UserError
 from whet.core.policy import Policy
 from whet.core.records import Record
@@ -28,6 +29,22 @@ class Dial(Record, frozen=True, kw_only=True):
     high: float
     whole: bool
 
+    @property
+    def allowed(self) -> str:
+        """What it takes, in words."""
+        return f"{'a whole number' if self.whole else 'a number'} from {self.low:g} to {self.high:g}"
+
+    def check(self, value: object) -> int | float:
+        """Returns the value as a setting.
+
+        Raises:
+            UserError: it is no number, not whole where it has to be, or outside the range.
+        """
+        kinds = (int,) if self.whole else (int, float)
+        if isinstance(value, bool) or not isinstance(value, kinds) or not self.low <= value <= self.high:
+            raise UserError(f"{self.name} has to be {self.allowed}, not {value!r}")
+        return value
+
     def value(self, unit: float) -> int | float:
         """Returns the setting at a place between 0 and 1; a place outside counts as the nearest end."""
         exact = self.low + min(1.0, max(0.0, unit)) * (self.high - self.low)
@@ -38,18 +55,19 @@ class Dial(Record, frozen=True, kw_only=True):
         return min(1.0, max(0.0, (value - self.low) / (self.high - self.low)))
 
 
-def read_dials(view: TrainMemory, wanted: str) -> list[Dial]:
-    """Returns the dials of a list with commas, each ``NAME`` or ``NAME=LOW:HIGH``.
+def read_dials(view: TrainMemory, wanted: str, *, least: int = 1) -> list[Dial]:
+    """Returns the dials of a list with commas, each ``NAME`` or ``NAME=LOW:HIGH``, at least so many.
 
-    An empty list means every knob of a finite range that the agent uses by itself, other than limits (``max_…``).
+    An empty list means every knob of a finite range that the agent's graph sets by itself, but limits (``max_…``).
 
     Raises:
-        UserError: an entry cannot be read, the agent has no such knob, or the range is empty, open or not allowed.
+        UserError: an entry cannot be read, the agent has no such knob, the range is empty, open or not allowed, or
+            there are too few.
     """
     entries = [entry.strip() for entry in wanted.split(",") if entry.strip()] or _usual(view)
     dials = [_read(view, entry) for entry in entries]
-    if not dials or len({dial.name for dial in dials}) < len(dials):
-        said = "a setting is named twice" if dials else "this agent has no setting with a finite range"
+    if len(dials) < least or len({dial.name for dial in dials}) < len(dials):
+        said = "a setting is named twice" if dials else "this agent sets nothing of a finite range by itself"
         raise UserError(f"ranges={wanted!r}: {said}; write NAME=LOW:HIGH, of {', '.join(sorted(view.settings))}")
     return dials
 
@@ -66,7 +84,7 @@ def _usual(view: TrainMemory) -> list[str]:
     return [
         name
         for name, knob in view.settings.items()
-        if name in view.knobs and math.isfinite(knob.high) and not name.startswith(_LIMIT)
+        if name in view.knobs and math.isfinite(knob.high) and name not in KNOBS and not name.startswith(_LIMIT)
     ]
 
 

@@ -71,7 +71,8 @@ class PromptLearner:
     """Base of the learners of prompts. A subclass has a ``name``, its options as fields, and overrides what differs.
 
     Each search works on a copy of its own, so a method may keep what it needs in fields with ``init=False``.
-    ``unused`` names the options that a method has no use for; they are refused.
+    ``unused`` names the options that a method has no use for; they are refused. ``counts`` names its own options that
+    are at least 1.
 
     Args:
         model: a model, or its name, that writes; the learners that need one say so.
@@ -88,6 +89,7 @@ class PromptLearner:
 
     name: ClassVar[str]
     unused: ClassVar[tuple[str, ...]] = ()
+    counts: ClassVar[tuple[str, ...]] = ()
     model: Model | str | None = None
     parts: str = "system"
     runs: int = 300
@@ -98,7 +100,7 @@ class PromptLearner:
     concurrency: int = 4
 
     def __post_init__(self) -> None:
-        for option in ("runs", "validation", "minibatch", "steps", "concurrency"):
+        for option in ("runs", "validation", "minibatch", "steps", "concurrency", *self.counts):
             if getattr(self, option) < 1:
                 raise UserError(f"{option} is {getattr(self, option)!r}; at least 1 is needed")
         for each in fields(self):

@@ -25,6 +25,7 @@ class Exemplars(PromptLearner):
 
     name: ClassVar[str] = "exemplars"
     unused: ClassVar[tuple[str, ...]] = ("model",)
+    counts: ClassVar[tuple[str, ...]] = ("demos", "drafts")
     demos: int = 4
     drafts: int = 1
     minibatch: int = 8

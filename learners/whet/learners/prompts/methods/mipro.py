@@ -60,6 +60,7 @@ class Mipro(PromptLearner):
     """
 
     name: ClassVar[str] = "mipro"
+    counts: ClassVar[tuple[str, ...]] = ("candidates", "demos", "rounds", "full_every")
     candidates: int = 6
     demos: int = 4
     rounds: int = 2

@@ -32,6 +32,7 @@ class Tune(PromptLearner):
 
     name: ClassVar[str] = "tune"
     unused: ClassVar[tuple[str, ...]] = ("model", "parts", "minibatch")
+    counts: ClassVar[tuple[str, ...]] = ("startup",)
     ranges: str = ""
     startup: int = 5
     dials: list[Dial] = field(init=False, default_factory=list)

@@ -35,6 +35,7 @@ class ZoRankSgd(PromptLearner):
 
     name: ClassVar[str] = "zo-ranksgd"
     unused: ClassVar[tuple[str, ...]] = ("model", "parts")
+    counts: ClassVar[tuple[str, ...]] = ("candidates", "tries")
     ranges: str = ""
     by: Comparer | str = "verifiers"
     candidates: int = 6
