@@ -5,19 +5,23 @@
 Nothing that the model says is believed: evidence must be among the runs it was shown, and the gate decides.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TypeAlias
 
 import msgspec
 
 from whet.core.errors import UserError
 from whet.core.models import Model
 from whet.core.prompting import describe_failure
-from whet.core.records import Json, Lesson, Message, Sampling, Trust, Usage
+from whet.core.records import Json, Lesson, Message, Sampling, Usage
 from whet.feedback.answers import json_values
+from whet.learners.proposing import joint_trust
 from whet.learners.view import Judged
 from whet.skills import Skill
 
-__all__ = ["ask_for_lessons", "ask_for_wording", "describe_run", "entries", "read_json"]
+__all__ = ["ask_for_lessons", "ask_for_wording", "describe_run", "entries", "read_json", "said"]
+
+Show: TypeAlias = Callable[[Judged], str]
 
 MAX_RUNS = 12
 MAX_LESSONS = 8
@@ -27,28 +31,47 @@ _CLIPPED = 1500
 _ASK = """Below are attempts at tasks and what verifiers found. What should be known next time?
 Write lessons that help with other tasks like these: short, true on their own, and never about one single task.
 Answer with a JSON list and nothing else:
-[{"text": "the lesson", "applies_when": "the tasks it helps with", "runs": ["ids of the runs it rests on"]}]"""
+[{"text": "the lesson", "applies_when": "the tasks it helps with", "not_when": "exceptions, divided by semicolons",
+"runs": ["ids of the runs it rests on"]}]"""
 
 _WORD = """Describe this skill for a catalogue: what it holds and when to use it, in at most three sentences.
 Answer with JSON and nothing else: {"description": "…"}"""
 
 
-async def ask_for_lessons(model: Model, judged: Sequence[Judged], *, source: str) -> tuple[list[Lesson], Usage]:
+def describe_run(item: Judged) -> str:
+    """Returns a run as a model is shown it: id, task, answer, and the checks that failed."""
+    failing = [check for verdict in item.verdicts for check in verdict.checks if not check.passed]
+    found = [describe_failure(check.call, check.got, check.expected) for check in failing if check.call][:3]
+    outcome = "passed" if item.passed else " ".join(["failed.", *found])
+    return (
+        f"## Run {item.run.id}\nTask: {item.task.prompt[:_CLIPPED]}\n"
+        f"Answer:\n{(item.run.answer or '')[:_CLIPPED]}\nOutcome: {outcome}"
+    )
+
+
+async def ask_for_lessons(
+    model: Model, judged: Sequence[Judged], *, source: str, ask: str = _ASK, show: Show = describe_run
+) -> tuple[list[Lesson], Usage]:
     """Returns the lessons that the model draws from the newest runs, failures first, and what asking took.
 
-    An answer that holds no usable lesson gives none.
+    An answer that holds no usable lesson gives none. ``ask`` is the question, ``show`` how a run is shown below it.
 
     Raises:
         ModelError: the model could not be asked.
         BudgetError: the budget does not allow it.
     """
-    shown = sorted(judged, key=lambda item: (item.passed, -item.run.started_at))[:MAX_RUNS]
+    shown = newest_failures_first(judged)
     if not shown:
         return [], Usage()
-    messages = [Message(role="user", content="\n\n".join([_ASK, *(describe_run(item) for item in shown)]))]
+    messages = [Message(role="user", content="\n\n".join([ask, *map(show, shown)]))]
     completion = await model.complete(messages, sampling=Sampling(temperature=0.0))
     runs = {item.run.id: item for item in shown}
     return [*_lessons(completion.text, runs, source)][:MAX_LESSONS], completion.usage
+
+
+def newest_failures_first(judged: Sequence[Judged]) -> list[Judged]:
+    """Returns as many runs as a model is shown."""
+    return sorted(judged, key=lambda item: (item.passed, -item.run.started_at))[:MAX_RUNS]
 
 
 async def ask_for_wording(model: Model, skill: Skill) -> tuple[Skill, Usage]:
@@ -63,24 +86,12 @@ async def ask_for_wording(model: Model, skill: Skill) -> tuple[Skill, Usage]:
     messages = [Message(role="user", content=f"{_WORD}\n\n{skill.body}")]
     completion = await model.complete(messages, sampling=Sampling(temperature=0.0))
     entry = next(entries(read_json(completion.text)), {})
-    said = entry.get("description")
-    worded = msgspec.structs.replace(skill, description=said.strip() if isinstance(said, str) else "")
+    worded = msgspec.structs.replace(skill, description=said(entry, "description"))
     try:
         worded.render()
     except UserError:
         return skill, completion.usage
     return worded, completion.usage
-
-
-def describe_run(item: Judged) -> str:
-    """Returns a run as a model is shown it: id, task, answer, and the checks that failed."""
-    failing = [check for verdict in item.verdicts for check in verdict.checks if not check.passed]
-    found = [describe_failure(check.call, check.got, check.expected) for check in failing if check.call][:3]
-    outcome = "passed" if item.passed else " ".join(["failed.", *found])
-    return (
-        f"## Run {item.run.id}\nTask: {item.task.prompt[:_CLIPPED]}\n"
-        f"Answer:\n{(item.run.answer or '')[:_CLIPPED]}\nOutcome: {outcome}"
-    )
 
 
 def read_json(text: str) -> Json:
@@ -90,22 +101,27 @@ def read_json(text: str) -> Json:
 
 def _lessons(text: str, runs: dict[str, Judged], source: str) -> Iterator[Lesson]:
     for entry in entries(read_json(text)):
-        said, when, named = entry.get("text"), entry.get("applies_when"), entry.get("runs")
-        if not isinstance(said, str) or not said.strip() or len(said) > MAX_TEXT:
+        lesson, named = said(entry, "text"), entry.get("runs")
+        if not lesson or len(lesson) > MAX_TEXT:
             continue
         ids = [id for id in named if isinstance(id, str) and id in runs] if isinstance(named, list) else []
         # Where the model names no run that it was shown, the lesson rests on all of them.
         rests_on = ids or list(runs)
-        tainted = any(runs[id].run.trust == "tainted" for id in rests_on)
-        trust: Trust = "tainted" if tainted else "trusted"
         yield Lesson(
-            text=said.strip(),
-            applies_when=when.strip() if isinstance(when, str) else "",
+            text=lesson,
+            applies_when=said(entry, "applies_when"),
+            not_when=said(entry, "not_when"),
             source=source,
-            trust=trust,
+            trust=joint_trust(runs[id].run.trust for id in rests_on),
             derived_from=tuple(rests_on),
             reason="drawn by a model from these runs",
         )
+
+
+def said(entry: Mapping[str, Json], key: str) -> str:
+    """Returns a text in what a model answered, stripped; empty where there is none."""
+    value = entry.get(key)
+    return value.strip() if isinstance(value, str) else ""
 
 
 def entries(value: Json) -> Iterator[dict[str, Json]]:

@@ -52,6 +52,14 @@ LEARNERS: dict[str, Listing] = {
         needs="remarks in words on recorded runs, and a model",
         costs="per run with remarks: one call, and two for each round",
     ),
+    "corrections": Listing(
+        at="whet.learners.experience.corrections:CorrectionLearner",
+        learns="lessons",
+        title="what a person corrected, once the task was solved, and what had failed before",
+        paper="DROC, arXiv 2311.10678",
+        needs="corrections or comments on judged runs, and a later run that passed; a model words them, if given",
+        costs="with a model a question for each correction",
+    ),
     "criteria": Listing(
         at="whet.learners.rubrics.criteria:Criteria",
         learns="rubrics",
@@ -153,6 +161,15 @@ LEARNERS: dict[str, Listing] = {
         paper="OptoPrime, arXiv 2406.16218",
         needs="a model that writes",
         costs="a question and two minibatches of runs a step",
+        practises=True,
+    ),
+    "promst": Listing(
+        at="whet.learners.prompts.methods.promst:Promst",
+        learns="prompts",
+        title="for tasks of many steps: a person's rules on what went wrong, children pruned by a forecast",
+        paper="arXiv 2402.08702",
+        needs="a model that writes; rules, where there are any",
+        costs="for each prompt of a level five questions, a minibatch and all validation tasks for up to 4 children",
         practises=True,
     ),
     "skill-evolve": Listing(
