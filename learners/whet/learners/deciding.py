@@ -9,9 +9,11 @@ from whet.agents import Agent
 from whet.core.budget import Budget
 from whet.core.errors import ConflictError, RefusedError
 from whet.core.records import Candidate, Lesson, Promotion, Task, TaskSet
+from whet.feedback.verifiers.registry import judges_of
 from whet.learners.adoption import adopt, incumbent_arm, named_ids
 from whet.learners.evaluation import evaluator
 from whet.learners.gate import Gate, Progress
+from whet.learners.judging import refuse_unheard
 from whet.learners.learner import Proposal
 from whet.learners.ledger import StoredLedger
 from whet.learners.stages import Stage, first_objection
@@ -41,7 +43,7 @@ async def decide(
 
     Raises:
         NotFoundError: there is no such candidate.
-        RefusedError: it rests on what strangers wrote, and nobody looked at it.
+        RefusedError: it rests on what strangers wrote, and nobody looked at it; or a judge of the tasks is not heard.
         ConflictError: it was made from another policy than the one in force.
         UserError: the task set has no held-out tasks.
     """
@@ -61,6 +63,7 @@ async def decide(
     if objection := await first_objection(stages, proposal, incumbent, budget or Budget()):
         await adopt(memory, proposal, objection)
         return objection
+    await refuse_unheard(memory, {judge for task in (*heldout, *probes) for judge in judges_of(task)})
     async with agent:
         promotion = await (gate or Gate()).decide(
             proposal.arm(incumbent),

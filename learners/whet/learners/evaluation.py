@@ -12,9 +12,11 @@ from collections.abc import Callable, Sequence
 from whet.agents import Agent, RunResult
 from whet.core.budget import Budget
 from whet.core.calibration import Share
-from whet.core.errors import BudgetError, UserError
+from whet.core.errors import BudgetError, RefusedError, UserError
 from whet.core.records import Record, Task, Usage
+from whet.feedback.report import MIN_TRUST
 from whet.learners.gate import Arm, Evaluate, Score
+from whet.learners.judging import refuse_unheard
 
 __all__ = ["Measured", "evaluator", "measure", "score_of"]
 
@@ -33,16 +35,23 @@ class Measured(Record, frozen=True, kw_only=True):
     usage: Usage = Usage()
 
 
-def evaluator(agent: Agent, budget: Budget | None = None, *, tags: Sequence[str] = ()) -> Evaluate:
+def evaluator(
+    agent: Agent, budget: Budget | None = None, *, tags: Sequence[str] = (), min_trust: float = MIN_TRUST
+) -> Evaluate:
     """Returns what runs the agent under an arm's policy and lessons for the gate: nothing is withheld.
 
-    It raises BudgetError when the budget ends a run, and nothing for what a run did.
+    It raises BudgetError when the budget ends a run, and nothing for what a run did; RefusedError where a judge has a
+    say whose agreement with verifiers or people is not surely as high as ``min_trust``.
     """
+    heard: set[str] = set()
 
     async def evaluate(arm: Arm, task: Task, seed: int) -> Score:
         result = await agent.arun(
             task, seed=seed, budget=budget, purpose="gate", policy=arm.policy, lessons=arm.lessons, tags=tags
         )
+        judges = {verdict.verifier for verdict in result.verdicts if verdict.kind == "model"} - heard
+        await refuse_unheard(agent.resources.memory, judges, min_trust)
+        heard.update(judges)
         return score_of(result)
 
     return evaluate
@@ -84,6 +93,7 @@ async def measure(
     Raises:
         UserError: there are no tasks.
         BudgetError: the budget ended a run.
+        RefusedError: the evaluator does not hear a judge.
     """
     if not tasks:
         raise UserError("there are no tasks to measure on; give the task set more tasks")
@@ -99,8 +109,8 @@ async def measure(
     try:
         async with asyncio.TaskGroup() as group:
             running = [group.create_task(one(task)) for task in tasks]
-    except* BudgetError as errors:
-        raise BudgetError(str(errors.exceptions[0])) from None
+    except* (BudgetError, RefusedError) as errors:
+        raise errors.exceptions[0] from None
     return _summary([task.result() for task in running])
 
 

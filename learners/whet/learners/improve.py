@@ -21,10 +21,12 @@ from whet.core.errors import BudgetError, ConflictError, UserError
 from whet.core.ids import digest, now_ms
 from whet.core.records import Job, Json, Promotion, Record, Run, Task, TaskSet, Usage
 from whet.core.wire import decode, encode
+from whet.feedback.verifiers.registry import judges_of
 from whet.learners.adoption import adopt, incumbent_arm, reconcile, take_in
 from whet.learners.evaluation import evaluator, measure
 from whet.learners.gate import Arm, Evaluate, Gate, Score
 from whet.learners.gate import Progress as GateProgress
+from whet.learners.judging import refuse_unheard
 from whet.learners.learner import Learner, Proposal, load_learner
 from whet.learners.ledger import StoredLedger, heldout_digest
 from whet.learners.stages import Stage, first_objection, load_stage
@@ -279,6 +281,9 @@ class _Loop:
         return promoted
 
     async def _decide(self, proposal: Proposal, arm: Arm, incumbent: Arm) -> bool:
+        # Before the held-out set is used: a judge that is not heard ends the loop, and costs no use.
+        tasks = (*self.heldout, *self.probes)
+        await refuse_unheard(self.memory, {judge for task in tasks for judge in judges_of(task)})
         promotion = await self.gate.decide(
             arm,
             incumbent,

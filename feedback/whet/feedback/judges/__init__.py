@@ -7,8 +7,19 @@ verdict = await Checklist({"items": ["It is polite."]}, model=model).verify(task
 
 from whet.feedback.judges.asking import judging_under
 from whet.feedback.judges.checklist import Checklist
+from whet.feedback.judges.judging import ModelJudge
 from whet.feedback.judges.pairwise import Pairwise
 from whet.feedback.judges.rubric import ASPECTS, Aspects, OwnAnswer, Rubric
 from whet.feedback.judges.rubrics import with_rubric
 
-__all__ = ["ASPECTS", "Aspects", "Checklist", "OwnAnswer", "Pairwise", "Rubric", "judging_under", "with_rubric"]
+__all__ = [
+    "ASPECTS",
+    "Aspects",
+    "Checklist",
+    "ModelJudge",
+    "OwnAnswer",
+    "Pairwise",
+    "Rubric",
+    "judging_under",
+    "with_rubric",
+]

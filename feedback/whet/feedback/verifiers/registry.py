@@ -13,9 +13,10 @@ from typing import TypeAlias
 from whet.core.errors import RefusedError, VerifierError
 from whet.core.records import Json, Run, Task, Verdict, VerifierSpec
 from whet.feedback.verifier import FreshSandboxes, Verifier
+from whet.feedback.verifiers.configured import ConfiguredVerifier
 from whet.sandboxes.sandbox import Sandbox, SandboxSpec
 
-__all__ = ["KINDS", "VerifierFactory", "check_spec", "load_verifier", "verify_all"]
+__all__ = ["KINDS", "VerifierFactory", "check_spec", "judges_of", "load_verifier", "verify_all"]
 
 VerifierFactory: TypeAlias = Callable[[dict[str, Json], FreshSandboxes | None], Verifier]
 
@@ -68,6 +69,16 @@ class _NoSandboxes:
 def check_spec(spec: VerifierSpec) -> None:
     """Raises ``VerifierError`` where ``load_verifier`` would, without needing sandboxes."""
     load_verifier(spec, _NoSandboxes())
+
+
+def judges_of(task: Task) -> list[str]:
+    """Returns the names of those verifiers of a task that are judges: their verdicts are of kind ``model``.
+
+    Raises:
+        VerifierError: one of the verifiers is misconfigured.
+    """
+    made = [load_verifier(spec, _NoSandboxes()) for spec in task.verifiers]
+    return [one.name for one in made if isinstance(one, ConfiguredVerifier) and one.verdict_kind == "model"]
 
 
 async def verify_all(task: Task, run: Run, sandboxes: FreshSandboxes | None = None) -> list[Verdict]:
