@@ -172,6 +172,15 @@ LEARNERS: dict[str, Listing] = {
         costs="for each prompt of a level five questions, a minibatch and all validation tasks for up to 4 children",
         practises=True,
     ),
+    "playbook": Listing(
+        at="whet.learners.prompts.methods.playbook:Playbook",
+        learns="principles",
+        title="a playbook of counted bullets: added, updated, merged, retired",
+        paper="ACE, arXiv 2510.04618",
+        needs="a model that writes",
+        costs="two questions and a minibatch of runs a step",
+        practises=True,
+    ),
     "skill-evolve": Listing(
         at="whet.learners.evolve:SkillEvolver",
         learns="skills",
