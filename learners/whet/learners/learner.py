@@ -102,6 +102,14 @@ LEARNERS: dict[str, Listing] = {
         needs="judged runs, or feedback",
         costs="replays in a sandbox",
     ),
+    "reformulation": Listing(
+        at="whet.learners.experience.reformulation:ReformulationLearner",
+        learns="lessons",
+        title="what people mean by requests that fail, from what they asked next",
+        paper="arXiv 1911.02557",
+        needs="sessions of runs, with verdicts or feedback",
+        costs="nothing",
+    ),
     "shortcuts": Listing(
         at="whet.learners.experience.shortcuts:ShortcutLearner",
         learns="skills",
@@ -216,6 +224,14 @@ LEARNERS: dict[str, Listing] = {
         needs="judged runs whose helpers are known",
         costs="up to 24 runs, each tried up to 4 times",
         practises=True,
+    ),
+    "workflows": Listing(
+        at="whet.learners.workflows:WorkflowLearner",
+        learns="skills",
+        title="a program over listed tools, read as plain steps by a person",
+        paper="arXiv 2404.13050",
+        needs="tools, training tasks with verifiers, and a model that writes",
+        costs="up to three questions; drafts are tried in a sandbox",
     ),
 }
 """Registered learners, beside the methods that train weights: short name to where it is and what it does."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 from whet.core.budget import Budget
 from whet.core.errors import NotFoundError, RefusedError, UserError
 from whet.core.policy import Policy
-from whet.core.records import Candidate, Critique, Feedback, Lesson, Record, Run, Split, Step, Task, Verdict
+from whet.core.records import Candidate, Critique, Feedback, Lesson, Record, Run, Split, Step, Task, Use, Verdict
 from whet.memory import Memory
 
 if TYPE_CHECKING:
@@ -31,8 +31,8 @@ __all__ = ["Judged", "TrainMemory", "chunks", "current_lessons"]
 PURPOSES = ("train", "live", "import")
 _CHUNK = 400
 
-OfRun: TypeAlias = Step | Verdict | Critique | Feedback
-R = TypeVar("R", Step, Verdict, Critique, Feedback)
+OfRun: TypeAlias = Step | Verdict | Critique | Feedback | Use
+R = TypeVar("R", Step, Verdict, Critique, Feedback, Use)
 
 
 class Judged(Record, frozen=True, kw_only=True):
@@ -239,7 +239,7 @@ class TrainMemory:
         return await self.about(Critique, run_ids)
 
     async def about(self, kind: type[R], run_ids: Sequence[str], *, kinds: Sequence[str] = ()) -> list[R]:
-        """Returns the steps, verdicts, critiques or feedback of runs on training tasks, in order of time.
+        """Returns the steps, verdicts, critiques, feedback or uses of runs on training tasks, in order of time.
 
         Steps come in the order of their runs, of all ``kinds`` unless given (``model_call``, ``verdict``, …).
 

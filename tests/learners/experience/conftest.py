@@ -98,3 +98,8 @@ def single() -> Callable[[World], list[Task]]:
         return [msgspec.structs.replace(task, split="train") for task in found]
 
     return make
+
+
+@pytest.fixture
+def inferrer() -> Inferrer:
+    return Inferrer()

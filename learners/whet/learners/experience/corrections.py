@@ -9,7 +9,7 @@ it is about the plan. The attempts that failed before are kept as negative lesso
 """
 
 from collections import defaultdict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from typing import Literal, TypeAlias
 
 import msgspec
@@ -33,7 +33,7 @@ _QUOTED = 200
 Level: TypeAlias = Literal["plan", "step"]
 
 _ASK = """A person corrected an agent, and after that the task was solved. What should the agent know next time?
-Say it in one or two sentences that are true without this conversation. Is it about the plan, or about how one step is done?
+Say it in one or two sentences that are true without this conversation. Is it about the plan, or about a single step?
 Answer with JSON and nothing else:
 {"level": "plan or step", "text": "…", "applies_when": "the tasks it helps with",
  "not_when": "exceptions, divided by semicolons"}"""
