@@ -19,7 +19,16 @@ from whet.learners.proposing import joint_trust
 from whet.learners.view import Judged
 from whet.skills import Skill
 
-__all__ = ["ask_for_lessons", "ask_for_wording", "describe_run", "entries", "read_json", "said"]
+__all__ = [
+    "again",
+    "ask_for_lessons",
+    "ask_for_wording",
+    "describe_run",
+    "entries",
+    "newest_failures_first",
+    "read_json",
+    "said",
+]
 
 Show: TypeAlias = Callable[[Judged], str]
 
@@ -92,6 +101,11 @@ async def ask_for_wording(model: Model, skill: Skill) -> tuple[Skill, Usage]:
     except UserError:
         return skill, completion.usage
     return worded, completion.usage
+
+
+def again(answer: str, complaint: str) -> list[Message]:
+    """Returns what goes on a conversation in which the model is to answer again, because of a complaint."""
+    return [Message(role="assistant", content=answer), Message(role="user", content=complaint)]
 
 
 def read_json(text: str) -> Json:

@@ -21,7 +21,7 @@ from whet.core.records import Candidate, Feedback, Json, Message, Sampling, Step
 from whet.core.wire import decode, encode
 from whet.feedback import FreshSandboxes
 from whet.learners.arms import Comparison, compare_arms, skill_arms
-from whet.learners.asking import describe_run
+from whet.learners.asking import again, describe_run
 from whet.learners.gate import Arm
 from whet.learners.learner import Proposal
 from whet.learners.replay import lent_or_own
@@ -113,7 +113,7 @@ class SkillEvolver:
                     if not complaint:
                         yield _proposal(incumbent, draft, shown, compared, usage, trust)
                         return
-                messages += _again(completion.text, complaint)
+                messages += again(completion.text, f"{complaint}\nAnswer with every file of the folder again.")
 
     async def _compare(
         self, view: TrainMemory, old: Policy, skill: Skill, tasks: Sequence[Task], budget: Budget
@@ -215,11 +215,6 @@ def _trajectory(item: Judged, steps: Sequence[Step], feedback: Sequence[Feedback
             lines.append(f"Called {body.call.name}({body.call.arguments[:_CLIPPED]}): {outcome[:_CLIPPED]}")
     lines += [f"Said about it: {each.text[:_CLIPPED]}" for each in feedback if each.run_id == item.run.id and each.text]
     return "\n".join(lines)
-
-
-def _again(answer: str, complaint: str) -> list[Message]:
-    asked = Message(role="user", content=f"{complaint}\nAnswer with every file of the folder again.")
-    return [Message(role="assistant", content=answer), asked]
 
 
 def _proposal(

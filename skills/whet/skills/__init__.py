@@ -16,6 +16,7 @@ from whet.skills.library import install, library, remove
 from whet.skills.origin import Found, fetch_skill
 from whet.skills.script import run_script, run_scripts
 from whet.skills.skill import Skill
+from whet.skills.workflow import WorkflowResult, plain_steps, run_workflow, workflow_faults
 
 __all__ = [
     "DisclosureCost",
@@ -23,6 +24,7 @@ __all__ = [
     "Found",
     "SafetyReport",
     "Skill",
+    "WorkflowResult",
     "catalogue",
     "disclose",
     "disclosure_cost",
@@ -32,9 +34,12 @@ __all__ = [
     "install",
     "library",
     "load_skill",
+    "plain_steps",
     "relevance",
     "remove",
     "run_script",
     "run_scripts",
+    "run_workflow",
     "save_skill",
+    "workflow_faults",
 ]
