@@ -322,6 +322,7 @@ class Agent:
             system_message=briefing.system,
             recorder=GraphRecorder(trace, budget=budget),
             calls=run.usage.calls,
+            answers=run.usage.calls,
             logprobs=run.purpose in ("train", "live") and adaptable(model) is not None,
             tools=with_skills(self.tools, policy),
             open_sandbox=self.resources.workspace,

@@ -59,7 +59,7 @@ def best_of(attempts: Iterable[Attempt]) -> Attempt:
 def may_ask(context: AgentContext, calls: int = 1) -> bool:
     """Returns whether the knob ``calls`` allows so many more calls of the model."""
     limit = context.knobs.get("calls")
-    return limit is None or context.recorder.trace.usage.calls + calls <= limit
+    return limit is None or context.answers + calls <= limit
 
 
 async def rate(context: AgentContext, messages: Sequence[Message], scale: tuple[int, int]) -> tuple[float, str]:

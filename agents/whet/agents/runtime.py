@@ -121,8 +121,9 @@ class AgentContext:
     ``bounded`` is the model under the run's budget, unrecorded; ``model`` is the same one, recorded. ``further`` are
     the agent's further models by role, under the same budget. ``sandboxes`` lends fresh ones, for what is tried apart
     from the run's own. ``knobs`` are the policy's settings and ``prompts`` its prompts, with the defaults filled in.
-    ``attempts`` are the answers judged so far and their verdicts. ``logprobs`` asks for logprobs and token ids with
-    every answer, so that training uses exactly what was sampled.
+    ``attempts`` are the answers judged so far and their verdicts; ``answers`` counts those that models gave, in a
+    replay as well. ``logprobs`` asks for logprobs and token ids with every answer, so that training uses exactly what
+    was sampled.
     """
 
     task: Task
@@ -145,6 +146,7 @@ class AgentContext:
     attempts: "dict[str | None, asyncio.Future[tuple[Verdict, ...]]]" = field(default_factory=dict)
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
     calls: int = 0
+    answers: int = 0
     logprobs: bool = False
     _asked: dict[ToolCall, tuple[Message, ...]] = field(default_factory=dict)
     _box: "asyncio.Future[Sandbox] | None" = None
@@ -248,7 +250,9 @@ class AgentContext:
             BudgetError: the budget does not allow the call.
         """
         asked = self.model if role is None else self.model_of(role)
-        return await asked.complete(messages, tools=tools, sampling=self.sampling(sample))
+        completion = await asked.complete(messages, tools=tools, sampling=self.sampling(sample))
+        self.answers += 1
+        return completion
 
     def note(self, **meta: Json) -> None:
         """Puts something about the run into its ``meta``, where verifiers and reports find it."""

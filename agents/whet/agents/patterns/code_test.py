@@ -33,12 +33,19 @@ class Draw(TypedDict):
     number: int
 
 
+class Code(TypedDict):
+    """One answer and its number."""
+
+    number: int
+    text: str
+
+
 class State(TypedDict):
     """``passes`` says which program passes which test; ``answers`` what a person said, by the test's text."""
 
     messages: list[Message]
     tests: list[str]
-    codes: Annotated[list[tuple[int, str]], operator.add]
+    codes: Annotated[list[Code], operator.add]
     passes: list[list[bool]]
     answers: dict[str, bool]
     answer: str
@@ -91,7 +98,7 @@ def spread(state: State, runtime: Runtime[AgentContext]) -> list[Send]:
 async def write_code(state: Draw, runtime: Runtime[AgentContext]) -> dict[str, object]:
     """Draws a program with a seed of its own."""
     completion = await runtime.context.ask(state["messages"], sample=state["number"])
-    return {"codes": [(state["number"], completion.text)]}
+    return {"codes": [Code(number=state["number"], text=completion.text)]}
 
 
 async def run(state: State, runtime: Runtime[AgentContext]) -> dict[str, object]:
@@ -159,7 +166,7 @@ def _answer(said: Json) -> bool | str | None:
 
 
 def _texts(state: State) -> list[str]:
-    return [text for _, text in sorted(state["codes"])]
+    return [code["text"] for code in sorted(state["codes"], key=lambda code: code["number"])]
 
 
 def _known(state: State) -> dict[int, bool]:
