@@ -6,7 +6,7 @@
 A back end (transformers, LiteLLM, the OpenAI SDK, LangChain) is imported when it is first asked for.
 """
 
-from whet.core.models.model import Adaptable, Model
+from whet.core.models.model import Adaptable, Model, Scoring
 from whet.core.models.pricing import FREE, Estimate, Estimating, Price, estimate_call
 from whet.core.models.recorded import Exchange, RecordedModel, Tape
 from whet.core.models.registry import as_model, load_model
@@ -20,6 +20,7 @@ from whet.core.models.wrappers import (
     Wrapper,
     adaptable,
     need_adaptable,
+    need_scoring,
 )
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "RecordedModel",
     "Recording",
     "Retrying",
+    "Scoring",
     "ScriptedModel",
     "Tape",
     "Wrapper",
@@ -44,5 +46,6 @@ __all__ = [
     "estimate_call",
     "load_model",
     "need_adaptable",
+    "need_scoring",
     "say_tool",
 ]

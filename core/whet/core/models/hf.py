@@ -237,6 +237,27 @@ class HFModel:
             stop.set()
         return self._completion(generated, prompt, bool(tools), sampling, time.monotonic() - started)
 
+    async def logprobs(self, messages: Sequence[Message], answer: str) -> tuple[float, ...]:
+        """Returns the logprob of each token of an answer, the end token included.
+
+        Raises:
+            ModelError: prompt and answer do not fit the context.
+        """
+        prompt, tokenizer = self.prompt_ids(messages), self._weights.prompt_tokenizer
+        with self._weights.prompt_lock:
+            said = [int(i) for i in tokenizer.encode(answer, add_special_tokens=False)]
+        said += [int(tokenizer.eos_token_id)] if tokenizer.eos_token_id is not None else []
+        if (total := len(prompt) + len(said)) > self._weights.context:
+            message = f"prompt and answer have {total} tokens, and {self.name!r} reads {self._weights.context}"
+            raise ModelError(f"{message}; shorten them", failure="invalid")
+        return await asyncio.get_running_loop().run_in_executor(self._weights.thread, self._scored, prompt, said)
+
+    def _scored(self, prompt: list[int], said: list[int]) -> tuple[float, ...]:
+        with self._weights.using(self._adapter) as model, torch.inference_mode():
+            logits_tv = model(input_ids=torch.tensor([prompt + said], device=self._weights.device)).logits[0]
+            logp_tv = torch.log_softmax(logits_tv[len(prompt) - 1 : -1].float(), -1)
+        return tuple(float(logp_v[token]) for logp_v, token in zip(logp_tv, said, strict=True))
+
     def _room(self, prompt_tokens: int, sampling: Sampling) -> int:
         wanted = self._max_tokens if sampling.max_tokens is None else sampling.max_tokens
         return max(0, min(wanted, self._weights.context - prompt_tokens))

@@ -12,7 +12,7 @@ from typing import Protocol, runtime_checkable
 
 from whet.core.records import Completion, Message, Sampling, ToolSpec
 
-__all__ = ["Adaptable", "Model", "Sleeping"]
+__all__ = ["Adaptable", "Model", "Scoring", "Sleeping"]
 
 
 @runtime_checkable
@@ -53,6 +53,20 @@ class Adaptable(Protocol):
 
         Raises:
             UserError: the adapter does not fit the base.
+        """
+        ...
+
+
+@runtime_checkable
+class Scoring(Protocol):
+    """A model that says how likely it finds an answer that it did not write; beside ``Model``, with weights at hand."""
+
+    async def logprobs(self, messages: Sequence[Message], answer: str) -> tuple[float, ...]:
+        """Returns the natural logprob of each token of an answer to the messages, its end token included, at
+        temperature 1.
+
+        Raises:
+            ModelError: the conversation does not fit the context.
         """
         ...
 

@@ -19,7 +19,7 @@ import msgspec
 from whet.core.budget import Budget, Cost
 from whet.core.errors import BudgetError, ModelError, ModelFailure, UserError
 from whet.core.models.backoff import Backoff
-from whet.core.models.model import Adaptable, Model
+from whet.core.models.model import Adaptable, Model, Scoring
 from whet.core.models.pricing import Estimate, Price, estimate_call
 from whet.core.models.recorded import Exchange, Tape, request_key
 from whet.core.records import Completion, Message, Sampling, ToolSpec, Usage
@@ -33,6 +33,7 @@ __all__ = [
     "Wrapper",
     "adaptable",
     "need_adaptable",
+    "need_scoring",
     "unwrapped",
 ]
 
@@ -57,6 +58,10 @@ class Wrapper:
     ) -> Completion:
         """Returns the wrapped model's answer."""
         return await self.model.complete(messages, tools=tools, sampling=sampling)
+
+    async def logprobs(self, messages: Sequence[Message], answer: str) -> tuple[float, ...]:
+        """Returns the wrapped model's logprobs of an answer; raises as ``need_scoring``."""
+        return await need_scoring(self.model).logprobs(messages, answer)
 
     @property
     def base(self) -> str:
@@ -99,6 +104,19 @@ def need_adaptable(model: Model) -> Adaptable:
             "vllm:FOLDER (base_url= names one that runs)"
         )
     return found
+
+
+def need_scoring(model: Model) -> Scoring:
+    """Returns the model as one that tells how likely it finds an answer.
+
+    Raises:
+        UserError: it does not.
+    """
+    if not isinstance(unwrapped(model), Scoring) or not isinstance(model, Scoring):
+        raise UserError(
+            f"model {model.name!r} does not tell how likely a given text is; load its weights as hf:FOLDER, or use tiny"
+        )
+    return model
 
 
 class Budgeted(Wrapper):
@@ -145,6 +163,19 @@ class Budgeted(Wrapper):
             reservation.settle(Cost.of(completion.usage))
         return completion
 
+    async def logprobs(self, messages: Sequence[Message], answer: str) -> tuple[float, ...]:
+        """Returns the wrapped model's logprobs of an answer; the call costs what it reads.
+
+        Raises:
+            BudgetError: the budget does not allow the call (before it is made).
+        """
+        read = [*messages, Message(role="assistant", content=answer)]
+        cost = self._worst(read, (), Sampling(max_tokens=0))
+        with self.budget.reserve(cost) as reservation:
+            found = await super().logprobs(messages, answer)
+            reservation.settle(cost)
+        return found
+
     def _worst(self, messages: Sequence[Message], tools: Sequence[ToolSpec], sampling: Sampling) -> Cost:
         estimate = estimate_call(self.model, messages, tools, sampling, self._price)
         if estimate.micro_dollars is None and self.budget.remaining.micro_dollars is not None:
@@ -171,9 +202,16 @@ class Limited(Wrapper):
         self, messages: Sequence[Message], *, tools: Sequence[ToolSpec] = (), sampling: Sampling = Sampling()
     ) -> Completion:
         """Returns the wrapped model's answer once it is this call's turn."""
-        gate = self._gates.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(self.concurrency))
-        async with gate:
+        async with self._gate():
             return await self.model.complete(messages, tools=tools, sampling=sampling)
+
+    async def logprobs(self, messages: Sequence[Message], answer: str) -> tuple[float, ...]:
+        """Returns the wrapped model's logprobs once it is this call's turn."""
+        async with self._gate():
+            return await super().logprobs(messages, answer)
+
+    def _gate(self) -> asyncio.Semaphore:
+        return self._gates.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(self.concurrency))
 
 
 class Retrying(Wrapper):
@@ -264,3 +302,7 @@ class Recording(Wrapper):
             raise
         self.tape.add(exchange(completion, None, "other"))
         return completion
+
+    async def logprobs(self, messages: Sequence[Message], answer: str) -> tuple[float, ...]:
+        """Raises UserError: a tape keeps exchanges, and what is not kept could not be played again."""
+        raise UserError("a recording keeps no logprobs of given texts; score them with the model that it wraps")

@@ -7,6 +7,7 @@ verdict = await Checklist({"items": ["It is polite."]}, model=model).verify(task
 
 from whet.feedback.judges.asking import judging_under
 from whet.feedback.judges.checklist import Checklist
+from whet.feedback.judges.followup import FollowUpJudge
 from whet.feedback.judges.judging import ModelJudge
 from whet.feedback.judges.pairwise import Pairwise
 from whet.feedback.judges.rubric import ASPECTS, Aspects, OwnAnswer, Rubric
@@ -16,6 +17,7 @@ __all__ = [
     "ASPECTS",
     "Aspects",
     "Checklist",
+    "FollowUpJudge",
     "ModelJudge",
     "OwnAnswer",
     "Pairwise",

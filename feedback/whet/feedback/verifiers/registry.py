@@ -26,6 +26,7 @@ KINDS = {
     "command": "whet.feedback.verifiers.command:Command",
     "exact": "whet.feedback.verifiers.text:Exact",
     "judge": "whet.feedback.judges.checklist:Checklist",
+    "followup_judge": "whet.feedback.judges.followup:FollowUpJudge",
     "json_schema": "whet.feedback.verifiers.text:JsonSchema",
     "numeric": "whet.feedback.verifiers.text:Numeric",
     "python_tests": "whet.feedback.verifiers.python_tests:PythonTests",

@@ -162,6 +162,24 @@ class TinyModel:
             logprobs=answer.logprobs,
         )
 
+    async def logprobs(self, messages: Sequence[Message], answer: str) -> tuple[float, ...]:
+        """Returns the logprob of each token of an answer, the end token included.
+
+        Raises:
+            RefusedError: a message has a role the model does not know.
+            ModelError: the conversation does not fit the context.
+        """
+        prompt, said = self._prompt(messages), [*self._tokenizer.encode(answer), self._tokenizer.end]
+        if (total := len(prompt) + len(said)) > (context := self._llama.shape.context):
+            raise ModelError(f"prompt and answer have {total} tokens; the tiny model reads at most {context}")
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._worker, self._scored, prompt, said)
+
+    def _scored(self, prompt: Sequence[int], said: Sequence[int]) -> tuple[float, ...]:
+        with self._lock, one_blas_thread():
+            logits_tv = self._llama.all_logits([*prompt, *said])[len(prompt) - 1 : -1]
+        return tuple(float(_log_softmax(logits)[token]) for logits, token in zip(logits_tv, said, strict=True))
+
     def _prompt(self, messages: Sequence[Message]) -> list[int]:
         foreign = [message.role for message in messages if message.role == "tool" or message.tool_calls]
         if foreign or not messages:

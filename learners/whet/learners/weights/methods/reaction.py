@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 
 from whet.core.records import Feedback, Message
+from whet.feedback.judges.followup import NEGATIVE, POSITIVE, contrast, followed
 from whet.learners.weights.experience import Experience
 from whet.learners.weights.method import Info, Kit
 from whet.learners.weights.methods.conversations import Conversation, Turn, by_task, need
@@ -16,11 +17,6 @@ from whet.learners.weights.rows import Row, answer_row
 
 __all__ = ["NEGATIVE", "POSITIVE", "Reaction", "followup_scores", "liked", "reaction"]
 
-POSITIVE = ("Thank you, that works.", "Perfect, that is what I wanted.", "Great, this is right.")
-NEGATIVE = ("That is wrong.", "No, this is not what I asked for.", "This does not work, try again.")
-"""What people say after answers that they like, and after others; a user of another language gives their own."""
-
-_ASK = "What does the user say next? Write only their message."
 _THANKS = re.compile(r"\b(thank|thanks|thx|perfect|great|awesome|excellent|works now|love it)\b", re.IGNORECASE)
 _COMPLAINT = re.compile(
     r"\b(wrong|incorrect|does(n't| not) work|not what i|try again|still (fails|broken))\b", re.IGNORECASE
@@ -118,16 +114,6 @@ async def followup_scores(
         UserError: the kit computes no logprobs.
     """
     said = (*positive, *negative)
-    rows = [_followed(prompt, answer, text) for prompt, answer in answers for text in said]
-    found = [sum(logprobs) / len(logprobs) for logprobs in await kit.logprobs(rows)]
-    scores = []
-    for start in range(0, len(found), len(said)):
-        good = found[start : start + len(positive)]
-        bad = found[start + len(positive) : start + len(said)]
-        scores.append(sum(good) / len(good) - sum(bad) / len(bad))
-    return scores
-
-
-def _followed(prompt: Sequence[Message], answer: str, text: str) -> Row:
-    asked = (*prompt, Message(role="assistant", content=answer), Message(role="user", content=_ASK))
-    return answer_row(asked, text)
+    rows = [answer_row(followed(prompt, answer), text) for prompt, answer in answers for text in said]
+    found = await kit.logprobs(rows)
+    return [contrast(found[start : start + len(said)], len(positive)) for start in range(0, len(found), len(said))]
