@@ -10,13 +10,13 @@ nonsense, like anybody would.
 
 import ast
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeAlias
 
 from whet.core.models.tiny.world import OPERATIONS, Value, read_definitions
 from whet.core.records import Completion, Message, Sampling, ToolSpec, Usage
 
-__all__ = ["Colleague", "Form", "conclude", "definitions", "in_a_fence"]
+__all__ = ["Colleague", "Form", "conclude", "conclude_from", "definitions", "in_a_fence"]
 
 _TEXT = re.compile(r"^# Text[^\n]*\n(.*?)(?=^# |\Z)", re.DOTALL | re.MULTILINE)
 _EXAMPLE = re.compile(r"^Task:\n(.*?)\nAnswer:\n(.*?)\nFeedback: (.*?)(?=\n\n#|\Z)", re.DOTALL | re.MULTILINE)
@@ -63,8 +63,14 @@ class Colleague:
 def conclude(text: str) -> dict[str, str]:
     """Returns what the verbs in a text mean: as defined in it, or the first operation that explains its checks."""
     known = {verb: meaning for part in _TEXT.findall(text) for verb, meaning in read_definitions(part).items()}
-    examples = [(_chain(task), answer, feedback) for task, answer, feedback in _EXAMPLE.findall(text)]
-    for chain, answer, feedback in sorted(examples, key=lambda example: len(example[0])):
+    return conclude_from(known, _EXAMPLE.findall(text))
+
+
+def conclude_from(known: Mapping[str, str], examples: Iterable[tuple[str, str, str]]) -> dict[str, str]:
+    """Returns what verbs mean by what is known of them and by examples: task, answer and feedback, each a text."""
+    known = dict(known)
+    read = [(_chain(task), answer, feedback) for task, answer, feedback in examples]
+    for chain, answer, feedback in sorted(read, key=lambda example: len(example[0])):
         unknown = [verb for verb in chain if verb not in known]
         if feedback.startswith("passed"):
             said = read_definitions(answer)
