@@ -262,8 +262,10 @@ class Agent:
             steps = sorted(await memory.find(Step, where={"run_id": run.id}), key=lambda step: step.seq)
             run = msgspec.structs.replace(run, usage=_used(steps))
             execution = await self.begin(task, run, policy, budget=budget, first=len(steps))
+            execution.context.calls = sum(isinstance(step.body, ModelCall) for step in steps)
             for step in steps:
                 execution.context.recall(step.body)
+            execution.context.jobs.restore(execution.context, steps)
             if not self.resources.keeps_workspace:
                 await rebuild(execution.context, steps)
             return await execution.resume(answer)

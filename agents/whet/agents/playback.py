@@ -17,6 +17,8 @@ import msgspec
 from langchain_core.callbacks import BaseCallbackHandler
 from langgraph.types import interrupt
 
+from whet.agents.background import ARRIVALS, Background
+from whet.agents.jobs import deliveries
 from whet.agents.langchain_playback import ReplayGuard, answering
 from whet.agents.precaution import NOT_RUN, Guarded, bare
 from whet.agents.recording import GraphRecorder
@@ -69,6 +71,8 @@ class Playback:
         self._verdicts: dict[tuple[str, bool], list[Verdict]] = defaultdict(list)
         self._critiques: dict[str, list[Critique]] = defaultdict(list)
         self._answers: dict[bytes, deque[Json]] = defaultdict(deque)
+        self._arrived: dict[str, list[str]] = {}
+        self._heard: set[str] = set()
         said = {verdict.id: verdict for verdict in verdicts}
         explained = {critique.id: critique for critique in critiques}
         for step in steps:
@@ -77,7 +81,7 @@ class Playback:
                     self._calls[step.node if live else call_key(call.messages, call.tools, call.sampling)].append(call)
                     self._said[call_key(call.messages)].append(call)
                 case ToolResult() as result:
-                    self._results[result.call.name, result.call.arguments].append(result)
+                    self._keep(result)
                 case VerdictGiven(verdict_id=id, answer=answer) if id in said:
                     # A verdict outside of every node is the one on the run's answer, which no node heard.
                     self._verdicts[answer, not step.node].append(said[id])
@@ -135,7 +139,7 @@ class Playback:
             role: PlaybackModel(self, model, str(recorded.get(role, model.name)))
             for role, model in context.further.items()
         }
-        context.rerun, context.answered = self.tool, self.ask_person
+        context.rerun, context.answered, context.arrived = self.tool, self.ask_person, self.arrived
         if context.consult is not None:
             context.consult = self.verifier(context.consult, final=False)
         if context.verifier is not None:
@@ -156,18 +160,32 @@ class Playback:
         Raises:
             RefusedError: a replay calls a tool that the recorded run did not.
         """
-        if isinstance(tool, Guarded):
-            # It is reviewed again, from the record; what it guards comes back here.
+        if isinstance(tool, Guarded | Background):
+            # It is reviewed, or begun, again; what it guards or does comes back here.
             return await tool.run(context, call)
         waiting = self._results[call.name, call.arguments]
         if waiting:
-            recorded = waiting.popleft()
+            # Jobs end in any order, and are told apart by their names.
+            recorded = next((result for result in waiting if result.call.id == call.id), waiting[0])
+            waiting.remove(recorded)
             if self.live and tool.in_sandbox:
                 await tool.run(context, call)
             return msgspec.structs.replace(recorded, call=call)
         if not self.live:
             raise RefusedError(f"run {self.run.id!r} never called {call.name!r} with these arguments; fork it instead")
         return await tool.run(context, call)
+
+    def _keep(self, result: ToolResult) -> None:
+        self._heard |= set(deliveries(result))
+        if result.call.id.startswith(ARRIVALS):
+            self._arrived[result.call.id] = list(deliveries(result))
+        elif not result.pending:
+            self._results[result.call.name, result.call.arguments].append(result)
+
+    def arrived(self, moment: str, ready: list[str]) -> list[str]:
+        """Returns the jobs whose results arrived at a moment of the run; in a fork, those as well that came since."""
+        recorded = self._arrived.get(moment, [])
+        return [*recorded, *(name for name in ready if self.live and name not in self._heard)]
 
     def ask_person(self, question: Json) -> Json:
         """Returns what the person answered then; a question that is not on the record is asked, by an interrupt."""

@@ -11,16 +11,17 @@ import asyncio
 import hashlib
 import inspect
 import json
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeAlias, TypeVar
 
 import msgspec
 from langchain_core.runnables.config import var_child_runnable_config
 from langgraph.types import interrupt
 
+from whet.agents.jobs import Jobs
 from whet.agents.recording import GraphRecorder, Place, current_run_id, describe_error
 from whet.core import (
     Completion,
@@ -57,6 +58,7 @@ OpenSandbox: TypeAlias = Callable[[], AbstractAsyncContextManager[Sandbox]]
 
 Rerun: TypeAlias = Callable[["AgentContext", "Tool", ToolCall], Awaitable[ToolResult]]
 Answered: TypeAlias = Callable[[Json], Json]
+Arrived: TypeAlias = Callable[[str, list[str]], list[str]]
 
 T = TypeVar("T")
 
@@ -142,12 +144,15 @@ class AgentContext:
     further: Mapping[str, Model] = field(default_factory=dict)
     rerun: Rerun | None = None
     answered: Answered | None = None
+    arrived: Arrived | None = None
     prompts: Mapping[str, str] = field(default_factory=dict)
     attempts: "dict[str | None, asyncio.Future[tuple[Verdict, ...]]]" = field(default_factory=dict)
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
     calls: int = 0
     answers: int = 0
     logprobs: bool = False
+    jobs: Jobs = field(default_factory=Jobs)
+    place: Place | None = None
     _asked: dict[ToolCall, tuple[Message, ...]] = field(default_factory=dict)
     _box: "asyncio.Future[Sandbox] | None" = None
     _stack: AsyncExitStack = field(default_factory=AsyncExitStack)
@@ -202,7 +207,21 @@ class AgentContext:
 
     def here(self) -> Place:
         """Returns the node that is running, and its step."""
-        return self.recorder.place(current_run_id(var_child_runnable_config.get()))
+        return self.place or self.recorder.place(current_run_id(var_child_runnable_config.get()))
+
+    def apart(self) -> "AgentContext":
+        """Returns this context for what goes on beside the graph.
+
+        It records where it began, however far the graph has come, and works in a fork of the sandbox, which has the
+        task's files already; ``close_sandbox`` ends that.
+        """
+        task = msgspec.structs.replace(self.task, files={})
+        return replace(self, place=self.here(), task=task, open_sandbox=self._fork, _box=None, _stack=AsyncExitStack())
+
+    @asynccontextmanager
+    async def _fork(self) -> AsyncIterator[Sandbox]:
+        async with await (await self.sandbox()).fork() as box:
+            yield box
 
     def record(self, body: StepBody) -> Step:
         """Records a step under the node that is running, and returns it."""
@@ -268,8 +287,7 @@ class AgentContext:
             self.record(result)
         else:
             result = await self.use(tool, call)
-        content = result.content if result.error is None else f"error: {result.error}"
-        return Message(role="tool", content=content, tool_call_id=call.id, name=call.name)
+        return Message(role="tool", content=told(result), tool_call_id=call.id, name=call.name)
 
     async def use(self, tool: Tool, call: ToolCall) -> ToolResult:
         """Runs a tool, one of the pattern's own included, and returns its result, recorded."""
@@ -362,6 +380,11 @@ class AgentContext:
             for future in judging:
                 future.cancel()
             await asyncio.wait(judging)
+        await self.jobs.close()
+        await self.close_sandbox()
+
+    async def close_sandbox(self) -> None:
+        """Closes the sandbox, if one was opened; idempotent."""
         box, self._box = self._box, None
         if box is not None:
             await asyncio.wait([box])
@@ -383,6 +406,11 @@ def current_context() -> AgentContext:
 def enter_context(context: AgentContext) -> None:
     """Makes ``context`` the one that ``current_context`` returns in this task and what it starts."""
     _current.set(context)
+
+
+def told(result: ToolResult) -> str:
+    """Returns a tool's result as the model is told it."""
+    return result.content if result.error is None else f"error: {result.error}"
 
 
 def current_node() -> str:

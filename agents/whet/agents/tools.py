@@ -23,8 +23,10 @@ from langchain_core.tools import BaseTool
 from langgraph.errors import GraphBubbleUp
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
-from whet.agents.precaution import Guarded, Reviewer
-from whet.agents.runtime import AgentContext
+from whet.agents.background import Background
+from whet.agents.jobs import WAIT
+from whet.agents.precaution import Guarded, Reviewer, bare
+from whet.agents.runtime import AgentContext, told
 from whet.agents.states import to_json
 from whet.core import (
     BudgetError,
@@ -53,7 +55,8 @@ class FunctionTool:
     """A function as a tool. ``seconds`` is how long a call may take before the model is told that it timed out.
 
     A tool that acts ``in_sandbox`` only may be run again to rebuild the workspace of a run that is forked. A call of
-    one that is ``irreversible`` is reviewed before it runs (``whet.agents.precaution``).
+    one that is ``irreversible`` is reviewed before it runs (``whet.agents.precaution``); one in the ``background``
+    returns at once, and its result comes later (``whet.agents.background``).
     """
 
     spec: ToolSpec
@@ -64,6 +67,7 @@ class FunctionTool:
     seconds: float = 120.0
     in_sandbox: bool = False
     irreversible: bool = False
+    background: bool = False
 
     async def run(self, context: AgentContext, call: ToolCall) -> ToolResult:
         """Returns what the tool returned, or the error that the model is told."""
@@ -96,7 +100,7 @@ class LangChainTool:
         return await _guarded(call, lambda: self.tool.ainvoke(arguments, {"callbacks": []}), self.seconds, "tainted")
 
 
-Tool: TypeAlias = FunctionTool | LangChainTool | Guarded
+Tool: TypeAlias = FunctionTool | LangChainTool | Guarded | Background
 
 
 async def _call(function: Function, arguments: Mapping[str, object]) -> object:
@@ -143,7 +147,12 @@ def _wrong_arguments(error: ValidationError) -> str:
 def tool(function: Function) -> FunctionTool: ...
 @overload
 def tool(
-    *, trust: Trust = ..., seconds: float = ..., in_sandbox: bool = ..., irreversible: bool = ...
+    *,
+    trust: Trust = ...,
+    seconds: float = ...,
+    in_sandbox: bool = ...,
+    irreversible: bool = ...,
+    background: bool = ...,
 ) -> Callable[[Function], FunctionTool]: ...
 def tool(
     function: Function | None = None,
@@ -152,6 +161,7 @@ def tool(
     seconds: float = 120.0,
     in_sandbox: bool = False,
     irreversible: bool = False,
+    background: bool = False,
 ) -> FunctionTool | Callable[[Function], FunctionTool]:
     """Makes a function a tool, synchronous (it runs in a thread) or not; ``FunctionTool`` says what the options are.
 
@@ -161,7 +171,14 @@ def tool(
 
     def decorate(function: Function) -> FunctionTool:
         made = tool_of(function)
-        return replace(made, trust=trust, seconds=seconds, in_sandbox=in_sandbox, irreversible=irreversible)
+        return replace(
+            made,
+            trust=trust,
+            seconds=seconds,
+            in_sandbox=in_sandbox,
+            irreversible=irreversible,
+            background=background,
+        )
 
     return decorate if function is None else decorate(function)
 
@@ -196,7 +213,7 @@ def _schema(arguments: type[BaseModel]) -> dict[str, Json]:
 def toolbox(tools: Sequence[Tool | BaseTool | Function]) -> dict[str, Tool]:
     """Returns the tools by name; a LangChain tool or a plain function is taken as it is.
 
-    One that is irreversible is guarded, unless it is already.
+    One that is irreversible is guarded, unless it is already; with one in the background there is the tool ``wait``.
 
     Raises:
         UserError: two tools have one name.
@@ -204,16 +221,19 @@ def toolbox(tools: Sequence[Tool | BaseTool | Function]) -> dict[str, Tool]:
     found: dict[str, Tool] = {}
     for given in tools:
         each = _as_tool(given)
-        if isinstance(each, FunctionTool) and each.irreversible:
-            each = Guarded(each)
         if each.spec.name in found:
             raise UserError(f"two tools are named {each.spec.name!r}; a model could not tell them apart")
         found[each.spec.name] = each
+    if any(isinstance(bare(each), Background) for each in found.values()):
+        found.setdefault(WAIT, wait)
     return found
 
 
 def _as_tool(given: Tool | BaseTool | Function) -> Tool:
-    if isinstance(given, FunctionTool | LangChainTool | Guarded):
+    if isinstance(given, FunctionTool):
+        inner = _in_background(given)
+        return Guarded(inner) if given.irreversible else inner
+    if isinstance(given, LangChainTool | Guarded | Background):
         return given
     if isinstance(given, BaseTool):
         schema = given.get_input_jsonschema()
@@ -222,6 +242,11 @@ def _as_tool(given: Tool | BaseTool | Function) -> Tool:
     if callable(given):
         return tool_of(given)
     raise UserError(f"{given!r} is no tool; give a function, a LangChain tool or what @tool made")
+
+
+def _in_background(tool: FunctionTool) -> FunctionTool | Background:
+    # What a job does in its fork of the sandbox is gone with it, so there is nothing to rebuild.
+    return Background(replace(tool, in_sandbox=False)) if tool.background else tool
 
 
 def guarded(given: Tool | BaseTool | Function, *, by: Reviewer = "critic", when: str = "") -> Guarded:
@@ -236,7 +261,8 @@ def guarded(given: Tool | BaseTool | Function, *, by: Reviewer = "critic", when:
         pattern = re.compile(when, re.IGNORECASE | re.DOTALL) if when else None
     except re.error as error:
         raise UserError(f"when={when!r} is no regular expression: {error}") from error
-    return Guarded(_as_tool(given), by, pattern)
+    inner = _in_background(given) if isinstance(given, FunctionTool) else _as_tool(given)
+    return Guarded(inner, by, pattern)
 
 
 def describe_execution(result: ExecResult) -> str:
@@ -275,6 +301,12 @@ async def python(code: str, context: AgentContext) -> str:
     result = await box.run_python(code)
     context.record(Execution(command=code, result=result))
     return describe_execution(result)
+
+
+@tool(seconds=24 * 3600)
+async def wait(job: str, context: AgentContext) -> str:
+    """Wait until a job in the background is done, and return its result."""
+    return told(await context.jobs.deliver(job))
 
 
 @tool(trust="trusted")

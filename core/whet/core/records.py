@@ -281,12 +281,17 @@ class ModelCall(Body, frozen=True, kw_only=True, tag="model_call"):
 
 
 class ToolResult(Body, frozen=True, kw_only=True, tag="tool_result"):
-    """A tool ran. What it returned may come from strangers, so it is tainted unless the tool says otherwise."""
+    """A tool ran. What it returned may come from strangers, so it is tainted unless the tool says otherwise.
+
+    A ``pending`` result says that the tool goes on in the background; a later step with the same ``call.id`` has what it
+    returned.
+    """
 
     call: ToolCall
     content: str
     error: str | None = None
     trust: Trust = "tainted"
+    pending: bool = False
 
 
 class Execution(Body, frozen=True, kw_only=True, tag="execution"):

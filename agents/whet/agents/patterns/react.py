@@ -10,6 +10,7 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
 from langgraph.types import Send
 
+from whet.agents.background import arrivals
 from whet.agents.knobs import MAX_TOKENS, TEMPERATURE, Knob, pattern
 from whet.agents.runtime import AgentContext
 from whet.core import Message, ToolCall
@@ -47,10 +48,11 @@ async def call_model(state: State, runtime: Runtime[AgentContext]) -> dict[str, 
     """Asks the model, with the tools while there are turns left to use what they return."""
     context = runtime.context
     last = state.get("turns", 0) + 1 >= context.knob("max_turns")
-    completion = await context.ask(state["messages"], tools=() if last else context.tool_specs)
+    arrived = await arrivals(context)
+    completion = await context.ask([*state["messages"], *arrived], tools=() if last else context.tool_specs)
     calls = () if last else completion.tool_calls
     said = Message(role="assistant", content=completion.text, tool_calls=calls)
-    return {"messages": [said], "turns": 1, "answer": completion.text}
+    return {"messages": [*arrived, said], "turns": 1, "answer": completion.text}
 
 
 async def call_tool(state: Call, runtime: Runtime[AgentContext]) -> dict[str, object]:
