@@ -10,7 +10,7 @@ from whet.apps.cli.session import load_settings
 from whet.core import Budget, Message, NotFoundError, Run, Task, UserError, digest
 
 if TYPE_CHECKING:
-    from whet.agents import Agent
+    from whet.agents import Agent, RunResult
     from whet.agents.tools import FunctionTool
     from whet.core.models import Model
     from whet.memory import Memory
@@ -124,7 +124,9 @@ async def run_plan(memory: "Memory", plan: Plan, budget: Budget) -> list[Row]:
         agent, left, seeds=(plan.seed,), concurrency=plan.concurrency, budget=budget, policy=policy, purpose="live"
     )
     runs |= {result.run.task_id: result.run for result in results}
-    return await run_rows(memory, [runs[task.id] for task in chosen])
+    asked = {result.run.id: list(result.interrupts) for result in results}
+    rows = await run_rows(memory, [runs[task.id] for task in chosen])
+    return [{**row, "interrupts": asked.get(str(row["id"]), [])} for row in rows]
 
 
 async def _done(memory: "Memory", agent: "Agent", policy: str, seed: int) -> dict[str, Run]:
@@ -172,8 +174,8 @@ async def fork_run(memory: "Memory", id: str, step: int, policy: str, model: str
     return (await fork(agent, run.id, before=step, policy=await memory.policies.get(policy))).run
 
 
-async def resume_run(memory: "Memory", id: str, answer: str | None, model: str, graph: str) -> Run:
-    """Returns a run after it went on from its checkpoint with a person's answer."""
+async def resume_run(memory: "Memory", id: str, answer: str | None, model: str, graph: str) -> "RunResult":
+    """Returns the result of a run that went on from its checkpoint with a person's answer."""
     run = await memory.get(Run, id)
     agent = await _agent_of(memory, run, model, graph)
-    return (await agent.resume(run.id, answer)).run
+    return await agent.resume(run.id, answer)

@@ -83,9 +83,17 @@ def _print_runs(rows: Sequence[Row]) -> None:
     View(limit=None).show(rows, ("id", "task_id", "status", "outcome", "score", "tokens", "error"))
     if len(rows) == 1:
         print(rows[0]["answer"] or "")
+    for row in rows:
+        _tell_questions(str(row["id"]), row["interrupts"])
     judged = [row for row in rows if row["outcome"] in ("pass", "fail")]
     passed = sum(row["outcome"] == "pass" for row in judged)
     note(f"{passed} of {len(judged)} judged runs pass" if judged else f"{len(rows)} runs, none judged by a verifier")
+
+
+def _tell_questions(id: str, questions: object) -> None:
+    for question in questions if isinstance(questions, Sequence) else ():
+        said = question.get("question", question) if isinstance(question, dict) else question
+        note(f"run {id[:16]} asks: {said}\nanswer it with: whet run resume {id[:16]} ANSWER")
 
 
 def _end(rows: Sequence[Row]) -> None:
@@ -328,8 +336,13 @@ def resume(
     """Go on with a run that waits for a person's answer, from its checkpoint."""
     from whet.apps.cli.workshop import resume_run
 
-    run = with_memory(lambda memory: resume_run(memory, id, answer or None, model, graph))
-    emit_json(as_row(run)) if json else print(f"{run.id}\n{run.answer or run.error or ''}")
+    result = with_memory(lambda memory: resume_run(memory, id, answer or None, model, graph))
+    run = result.run
+    if json:
+        emit_json({**as_row(run), "interrupts": list(result.interrupts)})
+        return
+    print(f"{run.id}\n{run.answer or run.error or ''}")
+    _tell_questions(run.id, result.interrupts)
 
 
 @app.command()
