@@ -148,5 +148,16 @@ class Share(Record, frozen=True, kw_only=True):
         above = ((self.high - self.value) ** 2 + (other.value - other.low) ** 2) ** 0.5
         return Share(value=value, low=value - below, high=value + above, n=min(self.n, other.n))
 
+    @classmethod
+    def paired(cls, pairs: Sequence[tuple[bool, bool]]) -> "Share":
+        """Returns the share of first less the share of second in pairs (Agresti and Min 2005: half a pair more of each
+        kind, and then Wald's interval)."""
+        if not pairs:
+            return cls(value=0.0, low=-1.0, high=1.0, n=0)
+        won, lost, n = (sum(a and not b for a, b in pairs), sum(b and not a for a, b in pairs), len(pairs))
+        share, both = (won - lost) / (n + 2), (won + lost + 1) / (n + 2)
+        half = _Z2 * ((both - share**2) / (n + 2)) ** 0.5
+        return cls(value=(won - lost) / n, low=max(-1.0, share - half), high=min(1.0, share + half), n=n)
+
     def __str__(self) -> str:
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"

@@ -1,4 +1,4 @@
-"""Critics: one that needs no model, and one that asks one.
+"""Critics: one that needs no model, one that asks one, and a panel of them with a meta-critic.
 
 from whet.feedback.critics import CheckCritic
 
@@ -8,5 +8,6 @@ critiques[0].text       # "solve([2, 1]) returned [2, 1], expected [1, 2]."
 
 from whet.feedback.critics.check import CheckCritic
 from whet.feedback.critics.model import ModelCritic
+from whet.feedback.critics.panel import PanelCritic
 
-__all__ = ["CheckCritic", "ModelCritic"]
+__all__ = ["CheckCritic", "ModelCritic", "PanelCritic"]

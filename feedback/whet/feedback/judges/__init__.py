@@ -10,6 +10,7 @@ from whet.feedback.judges.checklist import Checklist
 from whet.feedback.judges.followup import FollowUpJudge
 from whet.feedback.judges.judging import ModelJudge
 from whet.feedback.judges.pairwise import Pairwise
+from whet.feedback.judges.panel import Panel
 from whet.feedback.judges.rubric import ASPECTS, Aspects, OwnAnswer, Rubric
 from whet.feedback.judges.rubrics import with_rubric
 
@@ -21,6 +22,7 @@ __all__ = [
     "ModelJudge",
     "OwnAnswer",
     "Pairwise",
+    "Panel",
     "Rubric",
     "judging_under",
     "with_rubric",

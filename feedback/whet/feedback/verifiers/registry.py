@@ -29,6 +29,7 @@ KINDS = {
     "followup_judge": "whet.feedback.judges.followup:FollowUpJudge",
     "json_schema": "whet.feedback.verifiers.text:JsonSchema",
     "numeric": "whet.feedback.verifiers.text:Numeric",
+    "panel_judge": "whet.feedback.judges.panel:Panel",
     "python_tests": "whet.feedback.verifiers.python_tests:PythonTests",
     "reference_judge": "whet.feedback.judges.rubric:OwnAnswer",
     "regex": "whet.feedback.verifiers.text:Regex",
