@@ -199,11 +199,11 @@ def test_a_budget_that_ends_in_practice_leaves_what_was_learned_or_nothing(ran: 
 
 
 @contextmanager
-def small_disk(place: Path, kilobytes: int) -> Iterator[Path]:
-    """A disk of that size."""
+def small_disk(place: Path) -> Iterator[Path]:
+    """A disk of eight megabytes."""
     place.mkdir()
     mount = shutil.which("mount")
-    if mount is None or subprocess.run([mount, "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", place]).returncode:
+    if mount is None or subprocess.run([mount, "-t", "tmpfs", "-o", "size=8m", "tmpfs", place]).returncode:
         pytest.skip("mounting a small disk takes root")
     try:
         yield place
@@ -211,12 +211,19 @@ def small_disk(place: Path, kilobytes: int) -> Iterator[Path]:
         subprocess.run(["umount", place], check=True)
 
 
-@pytest.mark.parametrize("kilobytes", [1100, 1700])
+def fill(disk: Path, *, but: int) -> None:
+    """Leaves so many kilobytes free."""
+    room = os.statvfs(disk)
+    (disk / "filling").write_bytes(bytes(room.f_bavail * room.f_frsize - 1024 * but))
+
+
+@pytest.mark.parametrize("kilobytes", [150, 600])
 def test_a_full_disk_leaves_no_adapter_and_no_data(whet: Whet, tmp_path: Path, kilobytes: int) -> None:
-    with small_disk(tmp_path / "disk", kilobytes) as disk:
+    with small_disk(tmp_path / "disk") as disk:
         home = {"WHET_HOME": str(disk / "home")}
         whet("init", **home)
         whet("run", "jsonl:tasks.jsonl", **home)
+        fill(disk, but=kilobytes)
         result = whet("learn", "rft", *TINY, code=1, **home)
         assert "Traceback" not in result.err
         assert result.err.splitlines()[-1].startswith("whet: ")
@@ -225,7 +232,7 @@ def test_a_full_disk_leaves_no_adapter_and_no_data(whet: Whet, tmp_path: Path, k
         assert whet("status", "--json", **home).json["records"]["candidate"] == 0
         kept = whet("learn", "rft", *TINY, "--out", str(disk / "kept"), code=1, **home)
         assert kept.err.splitlines()[-1].startswith("whet: ")
-        assert sorted(path.name for path in disk.iterdir()) == ["home"]
+        assert sorted(path.name for path in disk.iterdir()) == ["filling", "home"]
 
 
 @contextmanager

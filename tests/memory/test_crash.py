@@ -111,7 +111,7 @@ async def test_killed_recorders_lose_and_double_nothing(crasher: Crasher, tmp_pa
     urls = [str(tmp_path / f"store{number}") for number in range(folders)]
     seen = await crash_recording(crasher, urls, CRASHES, seed=1)
     assert seen["crashes"] == CRASHES
-    assert seen["acknowledged"] > 2 * CRASHES, "too little was recorded for the crashes to mean anything"
+    assert seen["acknowledged"] > CRASHES, "too little was recorded for the crashes to mean anything"
 
 
 @pytest.mark.asyncio
