@@ -189,6 +189,14 @@ LEARNERS: dict[str, Listing] = {
         costs="two questions and a minibatch of runs a step",
         practises=True,
     ),
+    "principles": Listing(
+        at="whet.learners.prompts.methods.principles:Principles",
+        learns="principles",
+        title="praise, critique or rewriting becomes one conditional principle, shown to a person",
+        paper="ConstitutionMaker, arXiv 2310.15428; C3PO, arXiv 2402.10893",
+        needs="feedback on runs, and a model that writes",
+        costs="two or three questions, and 16 runs where there is an agent, for each piece of feedback",
+    ),
     "skill-evolve": Listing(
         at="whet.learners.evolve:SkillEvolver",
         learns="skills",

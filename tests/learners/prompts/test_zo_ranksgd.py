@@ -16,6 +16,7 @@ from whet.feedback.judge import Comparison
 from whet.learners.learner import load_learner
 from whet.learners.prompts.duels import Person
 from whet.learners.prompts.methods.zo_ranksgd import rank_gradient
+from whet.learners.prompts.terminal import Terminal
 
 Bench = Any  # the fixture of conftest.py
 OPTIMUM = 0.7
@@ -90,11 +91,11 @@ def test_the_gradient_points_from_the_worse_to_the_better_and_is_zero_without_an
 @pytest.mark.asyncio
 async def test_a_person_answers_until_it_can_be_read_and_a_closed_terminal_is_said(bench: Bench) -> None:
     shown = io.StringIO()
-    person = Person(io.StringIO("x\n2\n"), shown)
+    person = Person(Terminal(io.StringIO("x\n2\n"), shown))
     one, other = (Run(task_id="t", agent="a", answer=text) for text in ("first", "second"))
     assert (await person.compare(bench.train[0], one, other)).winner == "second"
     assert "--- 2 ---\nsecond" in shown.getvalue()
-    with pytest.raises(UserError, match="by=verifiers"):
+    with pytest.raises(UserError, match="run this in a terminal"):
         await person.compare(bench.train[0], one, other)
     with pytest.raises(UserError, match="by='nobody'"):
         load_learner("zo-ranksgd", by="nobody")

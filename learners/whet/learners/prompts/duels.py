@@ -1,33 +1,32 @@
 """Who says which of two policies is better on a task: its verifiers, a person at the terminal, a judge.
 
-    points = await prefer(lab, policies, task, by=load_comparer("person"))     # wins of each, a tie counts half
+    points = await points_of(lab, policies, tasks, compare_by("person"))       # wins of each, a tie counts half
 
 A judge or a simulated person is anything that implements ``Comparer`` of ``whet.feedback``.
 """
 
-import asyncio
-import sys
 from collections.abc import Sequence
 from itertools import combinations
-from typing import TextIO
 
 from whet.core.errors import UserError
 from whet.core.policy import Policy
 from whet.core.records import Run, Task
 from whet.feedback.judge import Comparer, Comparison, Winner
 from whet.learners.prompts.lab import Lab
+from whet.learners.prompts.terminal import Terminal
 
 __all__ = ["Person", "VERIFIERS", "compare_by", "points_of"]
 
 VERIFIERS = "verifiers"
+_QUESTION = "better: 1, 2, or Enter for a tie > "
 _WINNERS: dict[str, Winner] = {"1": "first", "2": "second", "": "tie", "=": "tie"}
 
 
 class Person:
     """A person at the terminal, who is shown two answers and types 1, 2 or nothing for a tie."""
 
-    def __init__(self, said: TextIO | None = None, shown: TextIO | None = None) -> None:
-        self._said, self._shown = said, shown
+    def __init__(self, terminal: Terminal | None = None) -> None:
+        self._terminal = terminal or Terminal()
 
     @property
     def name(self) -> str:
@@ -35,26 +34,19 @@ class Person:
         return "person"
 
     async def compare(self, task: Task, first: Run, second: Run) -> Comparison:
-        """Returns what the person typed.
+        """Returns what the person typed; two equal answers are a tie, which nobody is asked about.
 
         Raises:
             UserError: the terminal was closed.
         """
-        found = await asyncio.to_thread(self._ask, task.prompt, first.answer or "", second.answer or "")
-        return Comparison(winner=found, first_run_id=first.id, second_run_id=second.id, judge=self.name)
+        winner = "tie" if first.answer == second.answer else await self._ask(task, first, second)
+        return Comparison(winner=winner, first_run_id=first.id, second_run_id=second.id, judge=self.name)
 
-    def _ask(self, prompt: str, first: str, second: str) -> Winner:
-        shown = self._shown or sys.stderr
-        if first == second:
-            return "tie"
-        print(f"\n{prompt}\n\n--- 1 ---\n{first}\n\n--- 2 ---\n{second}\n", file=shown)
-        while True:
-            print("better: 1, 2, or Enter for a tie > ", end="", file=shown, flush=True)
-            line = (self._said or sys.stdin).readline()
-            if not line:
-                raise UserError("nobody answers which of two is better; run this in a terminal, or set by=verifiers")
-            if (word := line.strip()) in _WINNERS:
-                return _WINNERS[word]
+    async def _ask(self, task: Task, first: Run, second: Run) -> Winner:
+        question = f"\n{task.prompt}\n\n--- 1 ---\n{first.answer}\n\n--- 2 ---\n{second.answer}\n\n{_QUESTION}"
+        while (word := await self._terminal.ask(question)) not in _WINNERS:
+            question = _QUESTION
+        return _WINNERS[word]
 
 
 def compare_by(by: "Comparer | str") -> Comparer | None:

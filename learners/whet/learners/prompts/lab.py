@@ -35,7 +35,7 @@ class Lab:
     them. ``archive`` is what was tried. ``asked`` is what asking the model took.
 
     Raises:
-        UserError: the view has no agent to run, or no training tasks.
+        UserError: the view has no agent to run, or no training tasks, and the learner has to ``practise``.
     """
 
     def __init__(
@@ -50,8 +50,9 @@ class Lab:
         seed: int = 0,
         concurrency: int = 4,
         tag: str = "",
+        practise: bool = True,
     ) -> None:
-        if not view.can_practise or not tasks:
+        if practise and not (view.can_practise and tasks):
             raise UserError(
                 "this learner runs the agent on training tasks: whet learn NAME --tasks TASKS, or whet improve TASKS "
                 "--learners NAME"

@@ -11,7 +11,6 @@ from typing import ClassVar
 import msgspec
 
 from whet.core.records import Json
-from whet.core.wire import encode
 from whet.learners.asking import read_json
 from whet.learners.prompts.archive import Evidence, Node
 from whet.learners.prompts.bullets import (
@@ -112,7 +111,7 @@ class Playbook(PromptLearner):
         operations = []
         for entry in found if isinstance(found, list) else [found]:
             try:
-                operations.append(msgspec.json.decode(encode(entry), type=Operation))
+                operations.append(msgspec.convert(entry, Operation))
             except msgspec.ValidationError:
                 self.refused += 1
         return operations
