@@ -4,8 +4,8 @@
     critiques = await critic.critique(task, run, verdicts)
 
 MultiCritique (arXiv 2410.15287): each critic's points are units; a meta-critic says of each whether it is right, wrong
-or empty, and merges those that say the same. What it holds for wrong or empty is dropped. Whether that helps is measured
-by repair: ``whet.feedback.critics.repair``.
+or empty, and merges those that say the same. What it holds for wrong or empty is dropped. Whether that helps is
+measured by repair: ``whet.feedback.critics.repair``.
 """
 
 import asyncio
@@ -25,8 +25,8 @@ __all__ = ["PanelCritic"]
 _SYSTEM = """\
 Several reviewers wrote remarks on an answer to a task. {data} So are the remarks.
 Check each remark against the task and the answer. Then group the remarks that say the same. For each group say why it
-is right, wrong, or empty (true of any answer, or of no use), and if it is right put it into one remark that is clear and
-can be acted on. Every number belongs to one group. Reply with JSON only:
+is right, wrong, or empty (true of any answer, or of no use), and if it is right put it into one remark that is clear
+and can be acted on. Every number belongs to one group. Reply with JSON only:
 {{"groups": [{{"remarks": [1, 3], "why": "…", "class": "right", "text": "…"}}]}}        ("right", "wrong" or "empty")"""
 
 

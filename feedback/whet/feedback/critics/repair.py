@@ -4,8 +4,8 @@
     found.gain                                  # Share: repaired with its critique, less repaired without any
 
 A critique that sounds right and repairs nothing is worth nothing: the revision is what MultiCritique prefers
-critiques by (arXiv 2410.15287). The other arm is told only that the answer was rejected: part of what a critic seems to repair, a
-second try repairs.
+critiques by (arXiv 2410.15287). The other arm is told only that the answer was rejected: part of what a critic
+seems to repair, a second try repairs.
 """
 
 import asyncio

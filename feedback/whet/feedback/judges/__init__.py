@@ -13,6 +13,7 @@ from whet.feedback.judges.pairwise import Pairwise
 from whet.feedback.judges.panel import Panel
 from whet.feedback.judges.rubric import ASPECTS, Aspects, OwnAnswer, Rubric
 from whet.feedback.judges.rubrics import with_rubric
+from whet.feedback.judges.steps import StepJudge
 
 __all__ = [
     "ASPECTS",
@@ -24,6 +25,7 @@ __all__ = [
     "Pairwise",
     "Panel",
     "Rubric",
+    "StepJudge",
     "judging_under",
     "with_rubric",
 ]
