@@ -7,7 +7,7 @@ import pytest
 
 from whet.core import Feedback, Message, Verdict
 from whet.core.ids import now_ms
-from whet.feedback.signals import GUESS, IDLE, Turn, calibrate, kept_share, likeness, signals
+from whet.feedback.signals import GUESS, IDLE, Turn, calibrate, kept_share, likeness, signals, turns_of
 from whet.feedback.simulated import Need, Persona, SimulatedUser, interact
 from whet.feedback.trust import agreements, standing
 
@@ -115,7 +115,7 @@ def simulated(n: int, right: float = 0.6) -> tuple[list[list[Turn]], dict[str, b
         need = Need(wish="How long is the bridge?", wants=("metres",))
         user = SimulatedUser(need, PERSONA, seed=i)
         session = asyncio.run(interact(respond, user, proposals=1))
-        logs.append(session.turns([f"r{i}", f"s{i}"], at=NOW))
+        logs.append(turns_of(session.messages, [f"r{i}", f"s{i}"], at=NOW))
         truth[f"r{i}"] = session.satisfied
     return logs, truth
 

@@ -6,6 +6,7 @@ import pytest
 
 from whet.core import Message, UserError
 from whet.core.models import ScriptedModel
+from whet.feedback.signals import turns_of
 from whet.feedback.simulated import (
     Annotator,
     Need,
@@ -83,7 +84,7 @@ async def test_an_interaction_keeps_to_the_limits_of_turns_and_proposals() -> No
     assert (len(good.replies), good.proposals, good.satisfied) == (3, 2, True)
     assert [message.role for message in good.messages] == ["user", "assistant"] * 3 + ["user"]
     assert success_by_turn([asks, stubborn, good], 3) == [0.0, 0.0, 1 / 3]
-    turns = good.turns(["a", "b", "c", "d"])
+    turns = turns_of(good.messages, ["a", "b", "c", "d"])
     assert [(turn.run_id, turn.said) for turn in turns][2:] == [
         ("c", "No, that is wrong. 7 pm is missing."),
         ("d", "Thanks, that works."),

@@ -84,8 +84,8 @@ async def brief(
         for lesson in await _recalled(memory, task, recall, only):
             if draw.shows(lesson.id, str(lesson.version)):
                 lessons.append(_told(lesson))
-    rubrics = [policy.text(path) for path in sorted(policy.files) if path.startswith("rubrics/")]
-    system = render_system(policy.text("prompts/system.md"), policy.text("principles.md"), opened, lessons, rubrics)
+    prompt, principles = policy.text("prompts/system.md"), policy.text("principles.md")
+    system = render_system(prompt, principles, opened, lessons, policy.rubrics())
     return Briefing(system=system, uses=tuple(draw.uses))
 
 

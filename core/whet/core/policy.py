@@ -86,6 +86,10 @@ class Policy(Record, frozen=True, kw_only=True):
         lines = [f"{name} = {json.dumps(value)}\n" for name, value in sorted(merged.items())]
         return self.edit({"settings.toml": "".join(lines)})
 
+    def rubrics(self) -> list[str]:
+        """Returns the texts of the rubrics, in order of their names."""
+        return [self.text(path) for path in sorted(self.files) if path.startswith("rubrics/")]
+
     def skill_names(self) -> list[str]:
         """Returns the names of the skills in the tree, sorted."""
         return sorted({path.split("/")[1] for path in self.files if path.startswith("skills/")})

@@ -18,11 +18,11 @@ from difflib import SequenceMatcher
 import msgspec
 
 from whet.core.ids import now_ms
-from whet.core.records import Feedback, Json, Record, Trust, Verdict
+from whet.core.records import Feedback, Json, Message, Record, Trust, Verdict
 from whet.feedback import feedback
 from whet.feedback.trust import PRIOR, SIGNAL, execution_scores
 
-__all__ = ["GUESS", "Turn", "calibrate", "kept_share", "likeness", "signals"]
+__all__ = ["GUESS", "Turn", "calibrate", "kept_share", "likeness", "signals", "turns_of"]
 
 GUESS: Mapping[str, float] = {
     "reask": 0.25,
@@ -99,6 +99,18 @@ def signals(
                 )
             )
     return found
+
+
+def turns_of(messages: Sequence[Message], run_ids: Sequence[str], *, at: int = 0, gap: int = IDLE // 6) -> list[Turn]:
+    """Returns the messages of a session as turns: the n-th user message, the next answer, and the n-th run.
+
+    Where there is one id more than answers, the user's last words are a turn without an answer. Messages carry no time,
+    so turns are ``gap`` milliseconds apart, from ``at`` on.
+    """
+    said = [message.content for message in messages if message.role == "user"]
+    answers = [message.content for message in messages if message.role == "assistant"]
+    rows = zip(run_ids, said, [*answers, ""], strict=False)
+    return [Turn(run_id=id, said=words, answer=text, at=at + n * gap) for n, (id, words, text) in enumerate(rows)]
 
 
 def calibrate(found: Iterable[Feedback], verdicts: Iterable[Verdict]) -> dict[str, float]:

@@ -19,7 +19,7 @@ from whet.core.errors import UserError
 from whet.core.models import Model
 from whet.core.records import Feedback, Message, Record, Sampling
 from whet.feedback import feedback
-from whet.feedback.signals import Turn, likeness
+from whet.feedback.signals import likeness
 
 __all__ = [
     "Annotator",
@@ -39,7 +39,6 @@ Respond: TypeAlias = Callable[[Sequence[Message]], Awaitable[str]]
 Judge: TypeAlias = Callable[[str], Sequence[str]]
 """From an answer to what is wrong with it, in words; nothing for a right one."""
 
-_STEP = 5 * 60 * 1000  # milliseconds between the turns of a simulated session
 _ANSWERS = 0.3  # likeness from which a question is about a fact
 _WORDING = "You are {name}, a user of an assistant. Say this in your own words, in one or two sentences: {text}"
 
@@ -211,18 +210,6 @@ class Session(Record, frozen=True, kw_only=True):
     def satisfied(self) -> bool:
         """Whether the last message was a right answer."""
         return bool(self.replies) and self.replies[-1].proposal and not self.replies[-1].wrong
-
-    def turns(self, run_ids: Sequence[str], *, at: int = 0) -> list[Turn]:
-        """Returns the session as a log for ``whet.feedback.signals``, one turn for each of the agent's messages.
-
-        The user's last words open a turn of their own, without an answer, where there is an id left for it.
-        """
-        said = [message.content for message in self.messages if message.role == "user"]
-        answers = [message.content for message in self.messages if message.role == "assistant"]
-        return [
-            Turn(run_id=id, said=words, answer=answer, at=at + n * _STEP)
-            for n, (id, words, answer) in enumerate(zip(run_ids, said, [*answers, ""], strict=False))
-        ]
 
 
 async def interact(respond: Respond, user: SimulatedUser, *, turns: int = 5, proposals: int = 2) -> Session:

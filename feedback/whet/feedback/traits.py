@@ -4,8 +4,9 @@
     policy = policy.edit({rubric_path("style"): text})
     read_rubric(policy.text("rubrics/style.md"))[0].name        # units
 
-The agent is told the rubrics of its policy. Learners write them; a person may write one by hand: what stands under a
-``## heading`` is a trait, its lists under ``Good:`` and ``Bad:`` are behaviours, the rest is its definition.
+The agent is told the rubrics of its policy, and so is who reviews it. Learners write them; a person may write one by
+hand: what stands under a ``## heading`` is a trait, its lists under ``Good:`` and ``Bad:`` are behaviours, the rest is
+its definition.
 """
 
 import re

@@ -16,6 +16,7 @@ from whet.core.budget import Budget
 from whet.core.errors import NotFoundError, RefusedError, UserError
 from whet.core.policy import Policy
 from whet.core.records import Candidate, Critique, Feedback, Lesson, Record, Run, Split, Step, Task, Use, Verdict
+from whet.feedback.trust import standing
 from whet.memory import Memory
 
 if TYPE_CHECKING:
@@ -228,11 +229,14 @@ class TrainMemory:
         ]
 
     async def feedback(self) -> list[Feedback]:
-        """Returns the feedback on training tasks and on runs of them, oldest first."""
+        """Returns the feedback on training tasks and on runs of them, oldest first; what was taken back is left out.
+
+        Of several opinions of one speaker on one run the latest stands (``whet.feedback.trust.standing``).
+        """
         found = await self._memory.find(Feedback, newest_first=True, limit=self.limit)
         runs = {run.id: run for run in await self._runs(item.run_id for item in found if item.run_id)}
         splits = {task.id: task.split for task in await self._tasks(_task_of(item, runs) for item in found)}
-        return [item for item in reversed(found) if splits.get(_task_of(item, runs)) == "train"]
+        return standing(item for item in found if splits.get(_task_of(item, runs)) == "train")
 
     async def critiques(self, run_ids: Sequence[str]) -> list[Critique]:
         """Returns the critiques of runs on training tasks; raises like ``about``."""

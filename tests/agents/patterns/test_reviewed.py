@@ -38,6 +38,14 @@ async def test_the_other_model_reviews_until_it_accepts(memory: Memory) -> None:
 
 
 @pytest.mark.asyncio
+async def test_the_reviewer_reads_the_rubrics_of_the_policy() -> None:
+    policy = Policy.of({"rubrics/style.md": "# Rubric: style\n\n## Units\nGive them."})
+    async with scripted("5", name="mine") as mine, scripted("ACCEPT") as other:
+        await Agent("reviewed", mine, models={"reviewer": other}, policy=policy).arun("How long is it?")
+    assert "## Units\nGive them.\n\n# Task\nHow long is it?" in other.asked[0].messages[0].content
+
+
+@pytest.mark.asyncio
 async def test_reviews_are_bounded_and_the_last_attempt_is_the_answer(settings: Settings) -> None:
     async with scripted("a", "b", name="mine") as mine, scripted("No.") as other:
         agent = Agent("reviewed", mine, models={"reviewer": other}, policy=settings(rounds=1))

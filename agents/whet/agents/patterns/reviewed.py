@@ -71,7 +71,7 @@ async def review(state: State, runtime: Runtime[AgentContext]) -> dict[str, obje
     context, attempt = runtime.context, state["attempts"][-1]
     found = "All checks passed." if attempt["passed"] else "\n".join(attempt["critiques"])
     parts = [f"# Task\n{context.task.prompt}", f"# Answer\n{attempt['text']}", f"# Checks\n{found}" if found else ""]
-    completion = await context.ask([role(context, "reviewer", *parts)], role="reviewer")
+    completion = await context.ask([role(context, "reviewer", *context.policy.rubrics(), *parts)], role="reviewer")
     if accepts(completion.text):
         return {"accepted": True}
     return {"accepted": False, "messages": [Message(role="user", content=render_retry([completion.text]))]}
