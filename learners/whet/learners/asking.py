@@ -16,7 +16,7 @@ from whet.core.prompting import describe_failure
 from whet.core.records import Json, Lesson, Message, Sampling, Usage
 from whet.feedback.answers import json_values
 from whet.learners.proposing import joint_trust
-from whet.learners.view import Judged
+from whet.learners.view import Judged, TrainMemory
 from whet.skills import Skill
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "newest_failures_first",
     "read_json",
     "said",
+    "writing_model",
 ]
 
 Show: TypeAlias = Callable[[Judged], str]
@@ -101,6 +102,18 @@ async def ask_for_wording(model: Model, skill: Skill) -> tuple[Skill, Usage]:
     except UserError:
         return skill, completion.usage
     return worded, completion.usage
+
+
+def writing_model(model: Model | None, view: TrainMemory, learner: str) -> Model:
+    """Returns the model that a learner writes with: its own, else that of the agent which practises.
+
+    Raises:
+        UserError: there is neither.
+    """
+    chosen = model or view.model
+    if chosen is None:
+        raise UserError(f"{learner} needs a model that writes: --set model=NAME, or an agent with --tasks TASKS")
+    return chosen
 
 
 def again(answer: str, complaint: str) -> list[Message]:

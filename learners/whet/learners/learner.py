@@ -44,6 +44,15 @@ class Listing(Record, frozen=True, kw_only=True):
 
 
 LEARNERS: dict[str, Listing] = {
+    "apohf": Listing(
+        at="whet.learners.prompts.methods.apohf:Apohf",
+        learns="prompts",
+        title="which of a pool of prompts a person likes best, by as few duels as it takes",
+        paper="arXiv 2405.17346",
+        needs="a person who compares answers, and a pool of prompts or a model that writes one",
+        costs="two runs a duel",
+        practises=True,
+    ),
     "autolibra": Listing(
         at="whet.learners.rubrics.autolibra:AutoLibra",
         learns="rubrics",
@@ -101,6 +110,14 @@ LEARNERS: dict[str, Listing] = {
         title="definitions, remarks and hints from judged runs",
         needs="judged runs, or feedback",
         costs="replays in a sandbox",
+    ),
+    "propositions": Listing(
+        at="whet.learners.experience.propositions:PropositionLearner",
+        learns="lessons",
+        title="what is known of each person, told in that person's tasks only",
+        paper="GUM, arXiv 2505.10831",
+        needs="feedback with a person, and a model that writes",
+        costs="a question for each person with something new",
     ),
     "reformulation": Listing(
         at="whet.learners.experience.reformulation:ReformulationLearner",
@@ -240,6 +257,14 @@ LEARNERS: dict[str, Listing] = {
         paper="arXiv 2404.13050",
         needs="tools, training tasks with verifiers, and a model that writes",
         costs="up to three questions; drafts are tried in a sandbox",
+    ),
+    "tips": Listing(
+        at="whet.learners.experience.tips:TipLearner",
+        learns="lessons",
+        title="one list of advice, written anew from what was done and what came of it",
+        paper="Mobile-Agent-E, arXiv 2501.11733",
+        needs="judged runs, and a model that writes",
+        costs="one question",
     ),
 }
 """Registered learners, beside the methods that train weights: short name to where it is and what it does."""

@@ -103,3 +103,9 @@ def single() -> Callable[[World], list[Task]]:
 @pytest.fixture
 def inferrer() -> Inferrer:
     return Inferrer()
+
+
+@pytest.fixture
+def infer() -> Callable[[str], dict[str, str]]:
+    """What single verbs mean by the failing checks below their tasks."""
+    return inferred
