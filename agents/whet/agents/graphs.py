@@ -28,6 +28,7 @@ PATTERNS = {
     "best_of_n": "whet.agents.patterns.best_of_n:best_of_n",
     "code_test": "whet.agents.patterns.code_test:code_test",
     "code_tree": "whet.agents.patterns.code_tree:code_tree",
+    "hierarchy": "whet.agents.patterns.hierarchy:hierarchy",
     "iad": "whet.agents.patterns.iad:iad",
     "map_elites": "whet.agents.patterns.map_elites:map_elites",
     "react": "whet.agents.patterns.react:react",
