@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from whet.agents import Agent
-from whet.core import Message, Record, Task, Verdict, VerifierSpec
+from whet.core import Message, Record, Run, Task, Verdict, VerifierSpec, now_ms
 from whet.core.models import ScriptedModel
 from whet.memory import Memory
 
@@ -61,3 +61,20 @@ def test_friction_is_shown_for_runs_that_were_corrected(whet: Whet, tmp_path: Pa
 def test_without_corrections_the_way_to_some_is_named(whet: Whet) -> None:
     whet("init")
     assert "--graph refine" in whet("feedback", "friction").err
+
+
+def test_signals_are_shown_and_recorded_when_told_to(whet: Whet, tmp_path: Path) -> None:
+    whet("init")
+    assert "no new signals" in whet("feedback", "signals").err
+    first = Message(role="user", content="Sort it.")
+    again = (first, Message(role="assistant", content="sorted(x)"), Message(role="user", content="No, descending."))
+    runs = [
+        Run(task_id=id, agent="a", status="done", answer=answer, purpose="live", started_at=now_ms() + at)
+        for id, answer, at in (("t1", "sorted(x)", 0), ("t2", "sorted(x)[::-1]", 1000))
+    ]
+    store(tmp_path, Task(id="t1", messages=(first,)), Task(id="t2", messages=again), *runs)
+    assert "--apply" in whet("feedback", "signals").err
+    (row,) = whet("feedback", "signals", "--apply", "--json").json["items"]
+    assert (row["source"], row["run_id"], row["text"]) == ("signal:correction", runs[0].id, "No, descending.")
+    assert [item["id"] for item in whet("feedback", "list", "--json").json["items"]] == [row["id"]]
+    assert whet("feedback", "signals", "--json").json["items"] == []

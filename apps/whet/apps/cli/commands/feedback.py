@@ -1,4 +1,4 @@
-"""``whet feedback``: add, list, show, trust, friction."""
+"""``whet feedback``: add, list, show, trust, friction, signals."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -149,3 +149,30 @@ def friction(view: View) -> None:
         ("agent", "model", "settings", "runs", "first", "last", "corrections", "repeated", "changed", "worse", "fixed"),
         empty="no run revised an answer after feedback yet; make some with: whet run TASKS --graph refine",
     )
+
+
+@app.command()
+@listing
+def signals(
+    view: View,
+    apply: Annotated[bool, typer.Option("--apply", help="Record them as feedback.")] = False,
+) -> None:
+    """Show what users did next in live and imported sessions: re-asks, corrections, thanks, edits, silence."""
+    from whet.learners.sessions import new_signals
+    from whet.memory import Memory
+
+    async def work(memory: Memory) -> "list[Feedback]":
+        found = await new_signals(memory)
+        if apply and found:
+            await memory.put(*found, actor="signals")
+        return found
+
+    found = with_memory(work, read_only=not apply)
+    view.show(
+        [as_row(item) for item in found],
+        ("id", "at", "source", "run_id", "value", "text"),
+        ("person", "trust", "meta"),
+        empty="no new signals; they are read from runs that go on with an earlier run's conversation",
+    )
+    if found:
+        note(f"recorded {len(found)}" if apply else f"{len(found)} not recorded; record them with --apply")
