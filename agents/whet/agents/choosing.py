@@ -92,11 +92,11 @@ def next_question(passes: Passes, answers: Mapping[int, bool]) -> int | None:
     """Returns the test that a person should say is right or wrong next; ``None`` where no answer could change a thing.
 
     After Dong et al. 2024, "ConAIR", arXiv 2411.15587: a person is asked about tests, not programs. It is the test on
-    which the programs that are left, weighed by ``codet``, are most evenly divided.
+    which the groups that are left, each weighed by the tests it passes, are most evenly divided.
     """
     programs, tests = agree(passes, answers)
     left = _matrix(passes)[programs]
-    weights = codet(left[:, tests]) + 1e-9
+    weights = max_pass(left[:, tests]) / majority(left[:, tests]) + 1e-9
     share = weights @ left / weights.sum()
     divided = [test for test in tests if test not in answers and left[:, test].any() and not left[:, test].all()]
     return min(divided, key=lambda test: abs(share[test] - 0.5)) if divided else None

@@ -1,0 +1,264 @@
+"""Search at inference time at equal budget, and choosing among programs without trusted tests.
+
+    python -m benchmarks.search               # four tables; --quick in a minute or two, --json FILE writes them as JSON
+    python -m benchmarks.search --seeds 5     # more seeds
+
+Every run may ask its model at most ``CALLS`` times, by a hard budget. Patterns hear the public checks of a task (two of
+its cases); all its cases judge the answer. Beside them stand one answer without search, best of n and refine.
+
+- *embedded model*: tasks of a world whose verbs it does not know. It can sample and correct, but plays no role.
+- *stand-in*: functions to write, with programs mutated from reference solutions in place of a model's samples and fixed
+  rates at which it heeds, judges and tests (``benchmarks/_colleague.py``). It compares searches, and no models.
+- *matrices*: programs × tests drawn at controlled rates; how often each rule chooses a right program. Wrong programs
+  fail independently, or share a few mistakes with the wrong tests.
+- *questions*: the same, after a person said of some tests whether they are right.
+"""
+
+import argparse
+import asyncio
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks._colleague import PROBLEMS, Colleague, task_of
+from whet.agents import Agent, RunResult
+from whet.agents.choosing import RULES, agree, b4, choose, codet, next_question
+from whet.agents.tasksets.world import world_task
+from whet.core import Budget, Policy, Task
+from whet.core.models import Model, load_model
+from whet.core.models.tiny.world import World
+from whet.sandboxes import SandboxPool
+
+Row: TypeAlias = dict[str, float | int | str]
+Matrix: TypeAlias = npt.NDArray[np.bool_]
+Question: TypeAlias = Callable[[Matrix, Mapping[int, bool]], int | None]
+
+CALLS = 8
+BARE: dict[str, dict[str, float]] = {
+    "react": {"max_turns": 1},
+    "best_of_n": {"n": CALLS},
+    "refine": {"rounds": CALLS - 1},
+    "iad": {"n": CALLS},
+    "self_consistency": {"n": CALLS},
+    "map_elites": {"calls": CALLS},
+}
+"""What a model that plays no role can be asked to do, under settings that come to the same number of calls."""
+
+ALL: dict[str, dict[str, float]] = {
+    **BARE,
+    "self_consistency": {"n": CALLS, "inputs": 4, "calls": CALLS},
+    "code_test": {"n": CALLS, "calls": CALLS},
+    "code_tree": {"width": 3, "calls": CALLS},
+    "rethink": {"calls": CALLS},
+    "swe_search": {"calls": CALLS, "width": CALLS, "finished": CALLS, "debaters": 0},
+}
+
+
+# --- patterns ---------------------------------------------------------------------------------------------------------
+
+
+def world_tasks(n: int, seed: int) -> list[Task]:
+    """Returns held-out tasks of one or two verbs; two of the four cases are public."""
+    found = [
+        world_task(task, world) for world in [World(200 + seed, verbs=12)] for task in world.tasks(n, lengths=(1, 2))
+    ]
+    tasks = []
+    for task in found:
+        (hidden,) = task.verifiers
+        cases = hidden.params["cases"]
+        assert isinstance(cases, list)
+        public = msgspec.structs.replace(hidden, params={**hidden.params, "cases": cases[:2]}, public=True)
+        tasks.append(msgspec.structs.replace(task, verifiers=(public, hidden), split="heldout"))
+    return tasks
+
+
+async def run(
+    graph: str, knobs: Mapping[str, float], model: Model, tasks: Sequence[Task], seed: int, pool: SandboxPool
+) -> list[RunResult]:
+    """Returns the results of one pattern on all tasks, each under a budget of its own."""
+    policy = Policy().with_settings(temperature=0.8, **knobs)
+    async with Agent(graph, model, policy=policy, sandbox=pool) as agent:
+        return [await agent.arun(task, seed=seed, budget=Budget(calls=CALLS), purpose="gate") for task in tasks]
+
+
+async def compare(
+    model: Model, patterns: Mapping[str, Mapping[str, float]], tasks: Callable[[int], Sequence[Task]], seeds: int
+) -> list[Row]:
+    """Returns a row for each pattern: share of tasks solved (mean over seeds, its error), calls and tokens a task."""
+    rows = []
+    async with SandboxPool(size=2) as pool:
+        for graph, knobs in patterns.items():
+            results = [await run(graph, knobs, model, tasks(seed), seed, pool) for seed in range(seeds)]
+            rows.append(summary(graph, results))
+    return rows
+
+
+def summary(graph: str, results: Sequence[Sequence[RunResult]]) -> Row:
+    """Returns one row; the error is the standard error of the mean over the seeds."""
+    every = [result for seed in results for result in seed]
+    assert all(result.run.status == "done" for result in every), [result.run.error for result in every]
+    solved = [statistics.fmean(result.passed for result in seed) for seed in results]
+    error = statistics.stdev(solved) / len(solved) ** 0.5 if len(solved) > 1 else 0.0
+    usage = [result.run.usage for result in every]
+    return {
+        "pattern": graph,
+        "solved": round(statistics.fmean(solved), 3),
+        "±": round(error, 3),
+        "calls": round(statistics.fmean(each.calls for each in usage), 2),
+        "tokens": round(statistics.fmean(each.input_tokens + each.output_tokens for each in usage)),
+    }
+
+
+# --- choosing ---------------------------------------------------------------------------------------------------------
+
+REGIMES: dict[str, dict[str, float]] = {
+    "many right programs": {"right": 0.3, "good": 0.5, "luck": 0.3, "wrong": 0.1},
+    "few right programs": {"right": 0.1, "good": 0.5, "luck": 0.5, "wrong": 0.1},
+    "and few right tests": {"right": 0.05, "good": 0.3, "luck": 0.5, "wrong": 0.1},
+    "and wrong tests often passed": {"right": 0.03, "good": 0.5, "luck": 0.6, "wrong": 0.3},
+    "nearly all tests wrong": {"right": 0.02, "good": 0.3, "luck": 0.4, "wrong": 0.3},
+    "10 shared mistakes": {"right": 0.05, "good": 0.5, "luck": 0.5, "wrong": 0.05, "mistakes": 10},
+    "3 shared mistakes": {"right": 0.1, "good": 0.5, "luck": 0.5, "wrong": 0.05, "mistakes": 3},
+}
+"""Share of right programs and of right tests; how often a wrong program passes a right test, and a wrong one; and among
+how many mistakes wrong programs and wrong tests choose (none: each cell of a wrong program is drawn by itself)."""
+
+SIZE = 50
+
+
+def draw(
+    seed: int, right: float, good: float, luck: float, wrong: float, mistakes: float = 0
+) -> tuple[Matrix, Matrix, Matrix]:
+    """Returns which program passes which test, which programs are right (at least one) and which tests are."""
+    rng = np.random.default_rng(seed)
+    programs, tests = rng.random(SIZE) < right, rng.random(SIZE) < good
+    programs[rng.integers(SIZE)] = True
+    kinds, count = np.arange(SIZE), SIZE
+    asked = np.full(SIZE, -1)
+    if mistakes:
+        count, share = int(mistakes), 1 / np.arange(1, int(mistakes) + 1)
+        kinds, asked = rng.choice(count, (2, SIZE), p=share / share.sum())
+    on_right, on_wrong = rng.random((count, SIZE)) < luck, rng.random((count, SIZE)) < wrong
+    on_wrong |= np.arange(count)[:, None] == asked[None, :]
+    passes = np.where(tests, on_right[kinds], on_wrong[kinds])
+    passes[programs] = tests
+    return passes, programs, tests
+
+
+def rules(trials: int) -> list[Row]:
+    """Returns, for each regime, how often each rule chooses a right program."""
+    rows: list[Row] = []
+    for name, regime in REGIMES.items():
+        drawn = [draw(seed, **regime) for seed in range(trials)]
+        found = {
+            rule.__name__: statistics.fmean(bool(right[choose(rule(passes))]) for passes, right, _ in drawn)
+            for rule in RULES
+        }
+        rows.append({"matrices": name, **{rule: round(share, 2) for rule, share in found.items()}})
+    return rows
+
+
+def most_consistent(passes: Matrix, answers: Mapping[int, bool]) -> int | None:
+    """Returns the test that most of what is left passes, weighed by ``codet``, but not all of it."""
+    programs, tests = agree(passes, answers)
+    left = passes[programs]
+    share = codet(left[:, tests]) @ left
+    divided = [test for test in tests if test not in answers and left[:, test].any() and not left[:, test].all()]
+    return max(divided, key=lambda test: float(share[test])) if divided else None
+
+
+def at_random(passes: Matrix, answers: Mapping[int, bool]) -> int | None:
+    """Returns a test that divides what is left, drawn evenly."""
+    programs, tests = agree(passes, answers)
+    left = passes[programs]
+    divided = [test for test in tests if test not in answers and left[:, test].any() and not left[:, test].all()]
+    return divided[int(np.random.default_rng(len(answers)).integers(len(divided)))] if divided else None
+
+
+QUESTIONS: dict[str, Question] = {
+    "most evenly divided": next_question,
+    "most consistent": most_consistent,
+    "at random": at_random,
+}
+
+
+def questions(trials: int, rounds: int = 4) -> list[Row]:
+    """Returns how often B4 is right after 0 to ``rounds`` answers, for three ways to choose the question."""
+    rows: list[Row] = []
+    for name in ("and few right tests", "10 shared mistakes", "3 shared mistakes"):
+        drawn = [draw(seed, **REGIMES[name]) for seed in range(trials)]
+        for way, question in QUESTIONS.items():
+            hits = [asked(passes, right, good, question, rounds) for passes, right, good in drawn]
+            shares = {
+                f"after {count}": round(statistics.fmean(each), 2) for count, each in enumerate(zip(*hits, strict=True))
+            }
+            rows.append({"matrices": name, "question": way, **shares})
+    return rows
+
+
+def asked(passes: Matrix, right: Matrix, good: Matrix, question: Question, rounds: int) -> list[bool]:
+    """Returns whether the choice is right before the first answer and after each."""
+    answers: dict[int, bool] = {}
+    hits = []
+    for _ in range(rounds + 1):
+        programs, tests = agree(passes, answers)
+        hits.append(bool(right[programs[choose(b4(passes[:, tests])[programs])]]))
+        if (test := question(passes, answers)) is not None:
+            answers[test] = bool(good[test])
+    return hits
+
+
+# --- all of it --------------------------------------------------------------------------------------------------------
+
+
+async def measure(quick: bool, seeds: int) -> dict[str, list[Row]]:
+    """Returns all tables by their titles."""
+    n, trials = (15, 100) if quick else (40, 500)
+    problems = [task_of(problem) for problem in PROBLEMS]
+    worlds = [world_tasks(n, seed) for seed in range(seeds)]
+    embedded = await compare(load_model("tiny"), BARE, worlds.__getitem__, seeds)
+    stand_in = await compare(Colleague(), ALL, lambda seed: problems, seeds)
+    return {
+        f"Embedded model, {n} tasks of a world, at most {CALLS} calls": embedded,
+        f"Stand-in of mutated programs, {len(problems)} functions, at most {CALLS} calls": stand_in,
+        f"Right choices among {SIZE} programs and {SIZE} tests, {trials} matrices": rules(trials),
+        "Right choices by B4 after a person's answers": questions(trials),
+    }
+
+
+def show(title: str, rows: Sequence[Row], console: Console) -> None:
+    """Prints rows as a table."""
+    table = Table(*rows[0], title=title, title_justify="left")
+    for row in rows:
+        table.add_row(*(str(value) for value in row.values()))
+    console.print(table)
+
+
+def main() -> None:
+    """Measures, prints, and writes JSON where asked."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="fewer tasks and matrices, two seeds")
+    parser.add_argument("--seeds", type=int, help="seeds of each comparison (3, with --quick 2)")
+    parser.add_argument("--json", type=Path, help="file for the tables as JSON")
+    options = parser.parse_args()
+    started, seeds = time.monotonic(), options.seeds or (2 if options.quick else 3)
+    tables = asyncio.run(measure(options.quick, seeds))
+    for title, rows in tables.items():
+        show(title, rows, Console(width=120))
+    print(f"{seeds} seeds, {time.monotonic() - started:.0f} s", file=sys.stderr)
+    if options.json:
+        options.json.write_text(json.dumps(tables, indent=1))
+
+
+if __name__ == "__main__":
+    main()
