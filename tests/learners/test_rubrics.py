@@ -16,7 +16,7 @@ from whet.agents import Agent, run_tasks
 from whet.agents.tasksets.world import judge_answer
 from whet.core.budget import Budget
 from whet.core.errors import BudgetError, NotFoundError, UserError
-from whet.core.models import Model, ScriptedModel
+from whet.core.models import Model, ScriptedModel, load_model
 from whet.core.models.tiny.world import World, read_definitions
 from whet.core.policy import Policy
 from whet.core.records import (
@@ -160,6 +160,11 @@ async def proposals(learner: Learner, memory: Memory, incumbent: Arm = NOTHING, 
     return [each async for each in learner.propose(TrainMemory(memory), incumbent, Budget(calls=calls))]
 
 
+@pytest.fixture(scope="module")
+def tiny() -> Model:
+    return load_model("tiny")
+
+
 @pytest.fixture
 def task_set(world_tasks: Tasks) -> TaskSet:
     tasks = (*world_tasks(40)[:14], *world_tasks(40, split="heldout")[14:])
@@ -186,29 +191,32 @@ async def decide(memory: Memory, tasks: TaskSet, model: Model, learner: Learner)
 
 
 @pytest.mark.asyncio
-async def test_remarks_become_metrics_that_the_gate_promotes(
-    memory: Memory, world: World, task_set: TaskSet, reader: Callable[[], Model]
+@pytest.mark.parametrize(
+    ("says", "behaviours", "promoted"),
+    [(truth, 0, True), (permuted, 0, False), (truth, 3, False)],
+    ids=["true", "shuffled", "true with behaviours"],
+)
+async def test_true_remarks_are_promoted_and_shuffled_ones_are_not(
+    memory: Memory,
+    world: World,
+    task_set: TaskSet,
+    tiny: Model,
+    says: Callable[[World], dict[str, str]],
+    behaviours: int,
+    promoted: bool,
 ) -> None:
-    await live(memory, task_set.tasks[:14], reader())
-    await remark_on_all(memory, truth(world))
-    (promotion,) = await decide(memory, task_set, reader(), AutoLibra(Colleague()))
-    assert promotion.decision == "promoted", promotion.reason
-    rubric = (await memory.policies.head()).text("rubrics/feedback.md")
-    said = read_definitions(rubric)
-    assert said == {verb: world.meaning(verb) for verb in said}
-    assert len(said) >= 6
-    assert await memory.policies.blame("rubrics/feedback.md")
+    """On the embedded model. In the control each remark on a verb says what was said of another one.
 
-
-@pytest.mark.asyncio
-async def test_what_was_said_of_another_verb_is_proposed_and_not_promoted(
-    memory: Memory, world: World, task_set: TaskSet, reader: Callable[[], Model]
-) -> None:
-    await live(memory, task_set.tasks[:14], reader())
-    await remark_on_all(memory, permuted(world))
-    (promotion,) = await decide(memory, task_set, reader(), AutoLibra(Colleague()))
-    assert promotion.decision != "promoted"
-    assert (await memory.policies.head()) == Policy()
+    This model follows any definition that it reads, those of bad behaviours too.
+    """
+    await live(memory, task_set.tasks[:14], tiny)
+    await remark_on_all(memory, says(world))
+    (promotion,) = await decide(memory, task_set, tiny, AutoLibra(Colleague(), behaviours=behaviours))
+    assert (promotion.decision == "promoted") == promoted, promotion.reason
+    said = read_definitions((await memory.policies.head()).text("rubrics/feedback.md"))
+    assert said == ({verb: world.meaning(verb) for verb in said} if promoted else {})
+    assert len(said) >= 6 or not promoted
+    assert (await memory.policies.log())[-1].id == promotion.id
 
 
 @pytest.mark.asyncio
@@ -349,13 +357,13 @@ async def test_true_documents_are_promoted_and_shuffled_ones_are_not(
     memory: Memory,
     world: World,
     task_set: TaskSet,
-    reader: Callable[[], Model],
+    tiny: Model,
     tmp_path: Path,
     says: Callable[[World], dict[str, str]],
     promoted: bool,
 ) -> None:
     learner = Criteria(handbook(tmp_path, says(world)), Colleague())
-    (promotion,) = await decide(memory, task_set, reader(), learner)
+    (promotion,) = await decide(memory, task_set, tiny, learner)
     assert (promotion.decision == "promoted") == promoted, promotion.reason
     assert bool((await memory.policies.head()).text("rubrics/criteria.md")) == promoted
 
@@ -420,8 +428,9 @@ async def test_documents_by_strangers_wait_and_missing_ones_are_named(memory: Me
     for options in ({"top": 0}, {"share": 2.0}, {"rubric": "../x"}):
         with pytest.raises(UserError):
             Criteria(str(tmp_path), **options)  # type: ignore[arg-type]
-    with pytest.raises(UserError, match="rounds=0"):
-        AutoLibra(rounds=0)
+    for options in ({"rounds": 0}, {"metrics": 0}, {"behaviours": -1}):
+        with pytest.raises(UserError):
+            AutoLibra(**options)  # type: ignore[arg-type]
 
 
 @pytest.mark.asyncio

@@ -33,7 +33,6 @@ __all__ = ["Aspect", "AutoLibra", "Fit", "Remarked"]
 
 NAME = "autolibra"
 HELD_OUT = 4  # every fourth run's feedback is kept to measure coverage on
-_BEHAVIOURS = 3
 _CLIPPED = 2000
 
 _ASPECTS = """People remarked on an attempt at a task. List what they remarked on: each behaviour, whether they found it
@@ -115,6 +114,7 @@ class AutoLibra:
         rubric: name of the rubric in the policy; metrics it has already are kept, and added to.
         rounds: how often what is uncovered is clustered, at most.
         metrics: new metrics of a round, at most.
+        behaviours: good ones, and bad ones, of each metric, at most; 0 leaves them out.
         runs: the newest runs with remarks, at most so many.
 
     Raises:
@@ -127,14 +127,17 @@ class AutoLibra:
         rubric: str = "feedback",
         rounds: int = 3,
         metrics: int = 8,
+        behaviours: int = 3,
         runs: int = 40,
     ) -> None:
         rubric_path(rubric)
         for name, value in (("rounds", rounds), ("metrics", metrics), ("runs", runs)):
             if value < 1:
                 raise UserError(f"{name}={value!r} induces nothing; at least 1 is needed")
+        if behaviours < 0:
+            raise UserError(f"behaviours={behaviours!r} is no number of behaviours; give 0 or more")
         self._model, self._rubric = model, rubric
-        self._rounds, self._metrics, self._runs = rounds, metrics, runs
+        self._rounds, self._metrics, self._behaviours, self._runs = rounds, metrics, behaviours, runs
 
     @property
     def name(self) -> str:
@@ -211,7 +214,7 @@ class AutoLibra:
             name, definition = text_of(entry, "name"), text_of(entry, "definition")
             if name and definition and chosen and name.casefold() not in taken:
                 taken.add(name.casefold())
-                good, bad = (_behaviours(chosen, sign) for sign in (1, -1))
+                good, bad = (_behaviours(chosen, sign)[: self._behaviours] for sign in (1, -1))
                 made.append(Trait(name=name, definition=definition, good=good, bad=bad))
         return made[: self._metrics]
 
@@ -228,7 +231,7 @@ async def remarked(view: TrainMemory, limit: int) -> list[Remarked]:
 
 async def with_aspects(teacher: Teacher, each: Remarked) -> Remarked:
     """Returns the run with its aspects: those whose quote is in the answer, or that name something bad as missing."""
-    remarks = [" ".join(item.text.split())[:_CLIPPED] for item in each.said]
+    remarks = [_remark(item) for item in each.said]
     lines = [f"{n}. {remark}" for n, remark in enumerate(remarks)]
     found = []
     for entry in await teacher.ask("\n\n".join([_ASPECTS, each.shown(), "# Remarks\n" + "\n".join(lines)])):
@@ -281,7 +284,12 @@ def _listed(metrics: Sequence[tuple[int, Trait]]) -> str:
 
 
 def _behaviours(aspects: Sequence[Aspect], sign: int) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(each.behaviour for each in aspects if each.sign == sign))[:_BEHAVIOURS]
+    return tuple(dict.fromkeys(each.behaviour for each in aspects if each.sign == sign))
+
+
+def _remark(item: Feedback) -> str:
+    scope = f" (applies when {item.applies_when})" if item.applies_when else ""
+    return " ".join(item.text.split())[:_CLIPPED] + scope
 
 
 def _sign(aspect: Aspect) -> str:

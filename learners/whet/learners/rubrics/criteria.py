@@ -105,7 +105,8 @@ class Criteria:
         tasks = await view.tasks()
         tasks = tasks[:: max(1, len(tasks) // self._sample)][: self._sample]
         mined = merged([each async for each in _mine(teacher, documents, tasks)])
-        applying = [each for each in await _applicable(teacher, mined, tasks) if each.applies >= self._share > 0]
+        found = await _applicable(teacher, mined, tasks)
+        applying = [each for each in found if each.applies > 0 and each.applies >= self._share]
         ranked = sorted(applying, key=lambda each: (-each.applies * len(each.documents), each.name))[: self._top]
         if not ranked:
             return
