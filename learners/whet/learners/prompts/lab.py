@@ -90,6 +90,7 @@ class Lab:
         Raises:
             Spent: it would take more runs than are left; nothing is run.
             BudgetError: the budget ended a run.
+            UserError: the agent fails at every one of its first tasks.
         """
         results = await self._results(policy, tasks, self._seed if seed is None else seed)
         found = [_evidence(task, result) for task, result in zip(tasks, results, strict=True)]
@@ -115,6 +116,8 @@ class Lab:
         )
         if cancelled := [result.run for result in results if result.run.status == "cancelled"]:
             raise BudgetError(f"run {cancelled[0].id!r} was ended: {cancelled[0].error}")
+        if new and not self._known and all(result.run.status == "failed" for result in results):
+            raise UserError(f"the agent fails at every task: {results[0].run.error}; try it with: whet run TASKS")
         self._known |= dict(zip(new, results, strict=True))
         return [self._known[policy.digest, seed, task.id] for task in tasks]
 

@@ -208,7 +208,8 @@ class PromptLearner:
         mean, before = archive.mean(chosen) or 0.0, archive.mean(archive.nodes[0]) or 0.0
         notes: list[Json] = [node.note for node in line[1:]]
         names = ", ".join(sorted(part for part in chosen.parts if chosen.parts[part] != line[0].parts.get(part)))
-        summary = f"{names or 'settings'}: {before:.2f} -> {mean:.2f} on {len(archive.scores(chosen))} training tasks"
+        scored = f"{before:.2f} -> {mean:.2f} on {len(archive.scores(chosen))} training tasks"
+        summary = f"{names or 'settings'}: {scored if archive.scores(chosen) else chosen.note}"
         candidate = Candidate(
             policy=chosen.policy.digest,
             parent=incumbent.policy.digest,
