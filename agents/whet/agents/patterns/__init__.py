@@ -1,1 +1,1 @@
-"""Graph patterns, a page each: ``react``, ``refine`` and ``best_of_n``."""
+"""Graph patterns, a page each; ``whet.agents.graphs.PATTERNS`` lists them."""
