@@ -127,6 +127,14 @@ LEARNERS: dict[str, Listing] = {
         needs="sessions of runs, with verdicts or feedback",
         costs="nothing",
     ),
+    "scope": Listing(
+        at="whet.learners.experience.scope:ScopeLearner",
+        learns="lessons",
+        title="exceptions for lessons where telling them does harm",
+        paper="C3PO, arXiv 2402.10893",
+        needs="judged runs in which lessons were told and withheld",
+        costs="nothing",
+    ),
     "shortcuts": Listing(
         at="whet.learners.experience.shortcuts:ShortcutLearner",
         learns="skills",

@@ -4,7 +4,8 @@
     for proposal in propose_lessons("tips", "tips", lessons, known, incumbent):
         print(proposal.candidate.summary)                   # 3 tips
 
-What every learner of lessons shares. A text that is active, quarantined or retired is not proposed a second time.
+What every learner of lessons shares. What is active, quarantined or retired is not proposed a second time; a text with
+other exceptions (``not_when``) is another lesson.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -89,10 +90,11 @@ def _proposal(
 
 def _fresh(lessons: Iterable[Lesson], known: Sequence[Lesson]) -> list[Lesson]:
     """Returns the lessons that nobody has decided on; one that was proposed before keeps its record."""
-    before = {lesson.text: lesson for lesson in known}
-    fresh: dict[str, Lesson] = {}
+    before = {(lesson.text, lesson.not_when): lesson for lesson in known}
+    fresh: dict[tuple[str, str], Lesson] = {}
     for lesson in lessons:
-        old = before.get(lesson.text)
+        said = lesson.text, lesson.not_when
+        old = before.get(said)
         if old is None or old.status == "proposed":
-            fresh.setdefault(lesson.text, old or lesson)
+            fresh.setdefault(said, old or lesson)
     return list(fresh.values())

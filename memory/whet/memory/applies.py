@@ -15,7 +15,7 @@ import re
 from whet.core import Lesson
 from whet.memory.embedders import is_common, words
 
-__all__ = ["about_person", "applies", "exceptions", "for_person"]
+__all__ = ["about_person", "applies", "exceptions", "for_person", "telling_words"]
 
 _PERSON = re.compile(r"(?:^|[;\n])\s*person:\s*([^;\n]+)")
 _FILLING = frozenset({"ask", "asked", "asks", "mention", "mentioned", "mentions", "task", "tasks", "such", "text"})
@@ -32,8 +32,13 @@ def applies(lesson: Lesson, query: str, *, person: str | None = None) -> bool:
 
 def exceptions(not_when: str) -> list[frozenset[str]]:
     """Returns the words of each exception; one that has none but common words is left out."""
-    found = [frozenset(word for word in words(each) if _tells(word)) for each in re.split(r"[;\n]", not_when)]
+    found = [telling_words(each) for each in re.split(r"[;\n]", not_when)]
     return [each for each in found if each]
+
+
+def telling_words(text: str) -> frozenset[str]:
+    """Returns the words of a text that say what it is about, in lower case."""
+    return frozenset(word for word in words(text) if word not in _FILLING and not is_common(word))
 
 
 def for_person(person: str, applies_when: str = "") -> str:
@@ -45,7 +50,3 @@ def about_person(lesson: Lesson) -> str | None:
     """Returns the person whose tasks the lesson is for; ``None`` where it is for everybody's."""
     match = _PERSON.search(lesson.applies_when)
     return match[1].strip() if match else None
-
-
-def _tells(word: str) -> bool:
-    return word not in _FILLING and not is_common(word)

@@ -18,6 +18,7 @@ from sqlalchemy import Connection, select
 
 from whet.core import ConflictError, Lesson, LessonStatus, NotFoundError, Record, UserError, now_ms
 from whet.memory import schema
+from whet.memory.applies import exceptions
 from whet.memory.evidence import judged_runs, paired_replay, runs_of, tainted
 from whet.memory.keywords import Keywords
 from whet.memory.kinds import kind_of
@@ -221,7 +222,7 @@ def _echo(connection: Connection, scope: str, lesson: Lesson, sources: Sequence[
             known = newest(connection, scope, id)
         except NotFoundError:
             continue
-        if known.id != lesson.id and resemblance(known.text, lesson.text) >= ECHO:
+        if known.id != lesson.id and _alike_scope(known, lesson) and resemblance(known.text, lesson.text) >= ECHO:
             return known
     return None
 
@@ -237,7 +238,7 @@ def _alike(connection: Connection, scope: str, lesson: Lesson, statuses: Sequenc
     rows = Keywords().rows(connection, scope, lesson.text, limit=20, statuses=statuses)
     bodies = find_rows(connection, kind_of(Lesson), scope, Query(where={"id": _ids(connection, rows)}))
     known = [msgspec.json.decode(body, type=Lesson) for body in bodies]
-    others = [each for each in known if each.valid_to is None and each.id != lesson.id]
+    others = [each for each in known if each.valid_to is None and each.id != lesson.id and _alike_scope(each, lesson)]
     return [each for each in others if resemblance(_said(each), _said(lesson)) >= SAME]
 
 
@@ -261,6 +262,11 @@ def _duplicates(connection: Connection, scope: str, statuses: Sequence[LessonSta
 def _ids(connection: Connection, rows: Sequence[tuple[int, float]]) -> list[str]:
     table = schema.lessons
     return list(connection.scalars(select(table.c.id).where(table.c.row.in_([row for row, _ in rows]))))
+
+
+def _alike_scope(one: Lesson, other: Lesson) -> bool:
+    """Whether two lessons have the same exceptions: a text that is kept from other tasks is another lesson."""
+    return set(exceptions(one.not_when)) == set(exceptions(other.not_when))
 
 
 def _said(lesson: Lesson) -> str:

@@ -145,7 +145,8 @@ class _Window(Record, frozen=True, kw_only=True):
     def knows(self, value: Json) -> bool:
         """Whether a value was to be seen before the first of the calls."""
         seen = (self.trace.item.task.prompt, *(result.content for result in self.trace.calls[: self.start]))
-        return any(str(value) in text for text in seen)
+        whole = re.compile(rf"(?<!\w){re.escape(str(value).strip())}(?!\w)")
+        return any(whole.search(text) for text in seen)
 
 
 class _Habit(Record, frozen=True, kw_only=True):
