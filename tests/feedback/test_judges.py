@@ -175,6 +175,12 @@ def test_a_rubric_of_a_policy_is_put_into_the_judge_by_who_makes_the_tasks() -> 
         with_rubric(spec, Policy())
 
 
+@pytest.mark.asyncio
+async def test_an_answer_too_long_to_be_judged_fails_and_asks_nobody() -> None:
+    verdict = await Checklist({"items": ITEMS, "longest": 10}, model=ScriptedModel([])).verify(TASK, run("42 " * 9))
+    assert (verdict.outcome, verdict.detail) == ("fail", "the answer has more than 10 characters")
+
+
 # --- ratings ---------------------------------------------------------------------------------------------------------
 
 

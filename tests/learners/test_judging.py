@@ -1,6 +1,7 @@
 """The gate hears a judge only after it was measured, and found to agree with what outranks it."""
 
 from collections.abc import AsyncIterator, Sequence
+from typing import cast
 
 import pytest
 
@@ -20,6 +21,7 @@ from whet.core import (
     Task,
     TaskSet,
     ToolSpec,
+    UserError,
     Verdict,
     VerifierSpec,
 )
@@ -30,7 +32,14 @@ from whet.feedback.judges import Pairwise, judging_under
 from whet.feedback.judges.testing import PlantedModel
 from whet.feedback.verifiers.registry import judges_of
 from whet.learners import Arm, Gate, Proposal, StoredLedger, TrainMemory, decide, evaluator, improve, measure
-from whet.learners.judging import measure_judge, measured_judges, probe_cases, probe_judge, refuse_unheard
+from whet.learners.judging import (
+    measure_judge,
+    measured_judges,
+    probe_cases,
+    probe_judge,
+    refuse_unheard,
+    weighted_panel,
+)
 from whet.memory import Memory
 
 
@@ -146,6 +155,22 @@ async def test_held_out_tasks_are_never_shown_to_a_judge_that_is_measured(memory
     await memory.put(about, run, truth)
     assert await measure_judge(memory, load_verifier(spec())) == []
     assert await probe_judge(memory, load_verifier(spec())) is None
+
+
+@pytest.mark.asyncio
+async def test_a_panel_weighs_its_judges_by_what_was_measured(memory: Memory) -> None:
+    await remember(memory, 100)
+    judges = [spec("fair"), spec("weak")]
+    await measure_judge(memory, load_verifier(judges[0]))
+    with pytest.raises(UserError, match="was not measured"):
+        await weighted_panel(memory, judges)
+    await measure_judge(memory, load_verifier(judges[1]))
+    panel = await weighted_panel(memory, judges)
+    strong, faint = cast("list[float]", panel.params["weights"])
+    assert strong > 2 > 1 > faint > 0
+    await measure_judge(memory, load_verifier(panel))
+    reports = {report.judge: report for report in await measured_judges(memory)}
+    assert reports[load_verifier(panel).name].standard.balanced >= reports[name("weak")].standard.balanced + 0.2
 
 
 @pytest.mark.asyncio

@@ -9,21 +9,22 @@ another.
 """
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
-from whet.core.errors import RefusedError
+from whet.core.errors import RefusedError, UserError
 from whet.core.ids import now_ms
-from whet.core.records import Actor, Feedback, Job, Json, Run, Task, Verdict
+from whet.core.records import Actor, Feedback, Job, Json, Run, Task, Verdict, VerifierSpec
 from whet.core.wire import decode, encode
 from whet.feedback.judge import Comparer
 from whet.feedback.probes import Case, Probed, probe
 from whet.feedback.report import MIN_TRUST, JudgeReport, judge_reports
 from whet.feedback.verifier import Verifier
+from whet.feedback.verifiers.registry import load_verifier
 from whet.feedback.votes import majority, opinions, truths
 from whet.learners.view import chunks
 from whet.memory import Memory
 
-__all__ = ["measure_judge", "measured_judges", "probe_cases", "probe_judge", "refuse_unheard"]
+__all__ = ["measure_judge", "measured_judges", "probe_cases", "probe_judge", "refuse_unheard", "weighted_panel"]
 
 PROBES = "judge_probes"
 _AT_ONCE = 8
@@ -79,6 +80,24 @@ async def measure_judge(memory: Memory, judge: Verifier, *, limit: int = 200) ->
         await memory.put(*found, actor=judge.name, reason="the judge is measured")
         made += found
     return made
+
+
+async def weighted_panel(memory: Memory, judges: Sequence[VerifierSpec]) -> VerifierSpec:
+    """Returns the specification of a panel of judges, each weighted by what was measured of it.
+
+    Raises:
+        VerifierError: one of them is misconfigured.
+        UserError: one of them was not measured, or none of them knows anything.
+    """
+    known = {report.judge: report.trust.weight for report in await measured_judges(memory) if report.trust is not None}
+    names = [load_verifier(spec).name for spec in judges]
+    if missing := [name for name in names if name not in known]:
+        raise UserError(f"judge {missing[0]!r} was not measured, so its vote has no weight; see whet judge measure")
+    weights: list[Json] = [known[name] for name in names]
+    if not any(weights):
+        raise UserError(f"none of {', '.join(names)} is right more often than wrong; take other judges")
+    members = decode(encode(list(judges)), list[Json])
+    return VerifierSpec(kind="panel_judge", params={"judges": members, "weights": weights})
 
 
 async def probe_judge(

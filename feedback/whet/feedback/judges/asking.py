@@ -76,7 +76,7 @@ async def ask(
     reply = (await model.complete(messages, sampling=sampling)).text
     if (found := read(reply)) is not None:
         return found
-    again = [*messages, Message(role="assistant", content=reply), Message(role="user", content=_RETRY)]
+    again = [*messages, Message(role="assistant", content=reply or "(nothing)"), Message(role="user", content=_RETRY)]
     return read((await model.complete(again, sampling=sampling)).text)
 
 

@@ -30,7 +30,8 @@ class JudgeParams(Params, frozen=True, kw_only=True):
 
     ``model`` and ``model_options``: as ``load_model`` takes them; not needed where a model is given to the constructor.
     ``rubric``: what to look at, in words. ``show_reference``: the judge sees the task's reference answer.
-    ``threshold``: the score in [0, 1] that a pass needs.
+    ``threshold``: the score in [0, 1] that a pass needs. ``longest``: characters of an answer; a longer one fails,
+    since what does not fit the model would otherwise be judged by nobody.
     """
 
     model: str = ""
@@ -39,6 +40,7 @@ class JudgeParams(Params, frozen=True, kw_only=True):
     show_reference: bool = False
     threshold: float = 1.0
     temperature: float = 0.0
+    longest: int = 60_000
 
 
 J = TypeVar("J", bound=JudgeParams)
@@ -72,6 +74,11 @@ class ModelJudge(ConfiguredVerifier[J], Generic[J]):
     def model(self) -> Model:
         """The model that is asked, loaded when it is first needed."""
         return self._given or model_of(self.params.model, encode(self.params.model_options))
+
+    @property
+    def longest(self) -> int:
+        """How many characters an answer may have; a longer one fails."""
+        return self.params.longest
 
     @property
     def sampling(self) -> Sampling:

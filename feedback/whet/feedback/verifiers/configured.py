@@ -76,6 +76,11 @@ class ConfiguredVerifier(ABC, Generic[P]):
             raise VerifierError(f"verifier {self.kind!r} has no sandboxes")
         return self._sandboxes
 
+    @property
+    def longest(self) -> int:
+        """How many characters an answer may have; a longer one fails."""
+        return MAX_ANSWER
+
     def check_params(self) -> None:
         """Raises ``VerifierError`` for parameters that are each valid but not together."""
 
@@ -107,8 +112,8 @@ class ConfiguredVerifier(ABC, Generic[P]):
         )
 
     async def _judge(self, task: Task, run: Run) -> Finding:
-        if run.answer is not None and len(run.answer) > MAX_ANSWER:
-            return Finding(outcome="fail", detail=f"the answer has more than {MAX_ANSWER} characters")
+        if run.answer is not None and len(run.answer) > self.longest:
+            return Finding(outcome="fail", detail=f"the answer has more than {self.longest} characters")
         if run.answer is not None:
             return await self.judge(task, run.answer)
         if run.status == "done":
