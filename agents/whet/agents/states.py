@@ -76,4 +76,5 @@ def _structured(value: object, depth: int) -> Json:
 
 
 def _repr(value: object) -> Json:
-    return {"repr": _text(repr(value)[:_LONGEST_REPR])}
+    shown = value[:_LONGEST_REPR] if isinstance(value, bytes) else value  # a whole archive would be slow to show
+    return {"repr": _text(repr(shown)[:_LONGEST_REPR])}

@@ -85,20 +85,19 @@ def swe_search() -> StateGraph[State, AgentContext, State, State]:
 
 async def act(state: State, runtime: Runtime[AgentContext]) -> dict[str, object]:
     """Takes another step from the current node, in the workspace as it was there; the last one is an answer."""
-    context, boxes = runtime.context, dict(state.get("boxes", {}))
-    root = state.get("nodes") or [_action(0, None, [], await _snapshot(context, boxes))]
+    context, new = runtime.context, dict[str, bytes]()
+    root = state.get("nodes") or [_action(0, None, [], await _snapshot(context, new))]
     tree = Tree(root)
     above = tree.nodes[state.get("current") or 0]
-    if state.get("nodes"):
-        await _restore(context, above["box"], boxes)
+    await _restore(context, above["box"], {**state.get("boxes", {}), **new})
     tools = () if _is_last(tree, above, context) else context.tool_specs
     completion = await context.ask([*_conversation(state, tree, above), *_hindsight(context, tree, above)], tools=tools)
     calls = completion.tool_calls if tools else ()
     said = [Message(role="assistant", content=completion.text, tool_calls=calls)]
     said += [await context.call_tool(call) for call in calls]
-    box = await _snapshot(context, boxes) if calls else above["box"]
+    box = await _snapshot(context, new) if calls else above["box"]
     taken = _action(len(tree.nodes), above["id"], said, box, None if calls else completion.text)
-    return {"nodes": [*([] if state.get("nodes") else root), taken], "boxes": boxes, "current": taken["id"]}
+    return {"nodes": [*([] if state.get("nodes") else root), taken], "boxes": new, "current": taken["id"]}
 
 
 async def value(state: State, runtime: Runtime[AgentContext]) -> dict[str, object]:
