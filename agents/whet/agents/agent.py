@@ -115,8 +115,8 @@ class Agent:
     def _further(self, models: "Mapping[str, Model | BaseChatModel | str]") -> dict[str, Model]:
         if missing := [role for role in self.graph.roles if role not in models]:
             raise UserError(
-                f"graph {self.graph.name!r} asks a further model {missing[0]!r}; "
-                f"give Agent(…, models={{{missing[0]!r}: …}}), or whet run --models {missing[0]}=NAME"
+                f"graph {self.graph.name!r} asks a further model {(role := missing[0])!r}; "
+                f"give Agent(…, models={{{role!r}: …}}), whet run --models {role}=NAME, or [models] in whet.toml"
             )
         roles = [*self.graph.roles, *([precaution.ROLE] if self._guards() else [])]
         if unknown := [role for role in models if role not in roles]:

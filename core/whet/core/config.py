@@ -54,6 +54,7 @@ class Settings(BaseSettings):
     scope: str = Field("default", min_length=1, description="Scope of what is written and read.")
     model: str = Field("tiny", min_length=1, description="Model, as load_model names it.")
     model_options: dict[str, JsonValue] = Field({}, description="Options of the model, e.g. base_url.")
+    models: dict[str, str] = Field({}, description="Further models by role, for graphs that ask them: reviewer.")
     sandbox: str = Field("auto", min_length=1, description="Back end of the sandboxes.")
     budget: str = Field("", description="Limits of a command, e.g. calls=500,dollars=2,hours=8; empty is none.")
 

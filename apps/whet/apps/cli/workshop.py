@@ -49,15 +49,19 @@ def make_agent(
 ) -> "Agent":
     """Returns an agent on the project's memory; its model is the settings' one where none is given.
 
-    ``models`` are further models by role. Without ``tools`` a graph that uses tools gets ``shell`` and ``python``.
+    ``models`` are further models by role; those of the settings are taken where the graph asks them. Without ``tools``
+    a graph that uses tools gets ``shell`` and ``python``.
 
     Raises:
         UserError: no such graph, model or tool; the message lists what there is.
     """
     from whet.agents import Agent
+    from whet.agents.graphs import find_graph
 
     settings = load_settings()
-    further = {role: settings.load_model(m) if isinstance(m, str) else m for role, m in (models or {}).items()}
+    roles = find_graph(graph).roles
+    named_models = {role: name for role, name in settings.models.items() if role in roles} | dict(models or {})
+    further = {role: settings.load_model(m) if isinstance(m, str) else m for role, m in named_models.items()}
     chosen = settings.load_model(model) if isinstance(model, str) else model
     named = tools or (("shell", "python") if graph in _WITH_TOOLS else ())
     return Agent(
@@ -132,7 +136,9 @@ async def run_plan(memory: "Memory", plan: Plan, budget: Budget) -> list[Row]:
 async def _done(memory: "Memory", agent: "Agent", policy: str, seed: int) -> dict[str, Run]:
     """Returns the newest finished live run of every task, by this agent under this policy and seed."""
     same = {"agent": agent.name, "model": agent.model.name, "policy": policy, "purpose": "live", "status": "done"}
-    return {run.task_id: run for run in await memory.find(Run, where=same) if run.seed == seed}
+    further = {role: model.name for role, model in agent.models.items()}
+    found = [run for run in await memory.find(Run, where=same) if run.seed == seed]
+    return {run.task_id: run for run in found if run.meta.get("models", {}) == further}
 
 
 async def _agent_of(memory: "Memory", run: Run, model: "str | Model", graph: str) -> "Agent":

@@ -90,12 +90,13 @@ def messages_of(task: Task, run: Run, steps: Sequence[Step]) -> list[Message]:
         return [*task.messages, *said]
     last, call, completion = answered[-1]
     answer = Message(role="assistant", content=completion.text, tool_calls=completion.tool_calls)
+    jobs = {step.body.call.id for step in steps if isinstance(step.body, ToolResult) and step.body.pending}
     results = [
         Message(
             role="tool", content=step.body.content, tool_call_id=step.body.call.id, name=step.body.call.name or None
         )
         for step in steps
-        if step.seq > last.seq and isinstance(step.body, ToolResult)
+        if step.seq > last.seq and isinstance(step.body, ToolResult) and step.body.call.id not in jobs
     ]
     return [*call.messages, answer, *results, *_kept(run)]
 
