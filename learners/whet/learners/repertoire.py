@@ -86,13 +86,11 @@ class Repertoire(Record, frozen=True, kw_only=True):
         helpers = {each: source for each, source in self.functions.items() if each not in chains}
         script = f"scripts/{name.replace('-', '_')}.py"
         lines = ["Use these definitions:", "```python", *self.imports, *helpers.values(), "```"]
-        lines += (
-            [f"Chains that were solved and checked, as functions in {script}: {', '.join(chains)}."] if chains else []
-        )
-        lines += [f"The programs that passed are in {SOLVED}."]
+        # Names of chains are left to the files: a small model's answers suffer from every line that it need not read.
+        lines += [f"Checked, chains of them too: {script}. Programs that passed: {SOLVED}."]
         files = {SOLVED: _sections(self.programs), script: self._script()}
         if self.earlier:
-            lines += [f"Versions that were replaced are in {EARLIER}."]
+            lines += [f"Replaced versions: {EARLIER}."]
             files[EARLIER] = _sections(self.earlier)
         listed = ", ".join(sorted(helpers))
         listed = listed if len(listed) <= MAX_LISTED else listed[:MAX_LISTED].rsplit(",", 1)[0] + " and others"
