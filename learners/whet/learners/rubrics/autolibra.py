@@ -15,95 +15,27 @@ What is uncovered is clustered again and the new metrics are appended, as long a
 """
 
 from collections.abc import AsyncIterator, Sequence
-from typing import Literal
 
 from whet.core.budget import Budget
 from whet.core.errors import UserError
 from whet.core.models import Model
-from whet.core.records import Feedback, Json, Record, Run, Task, Trust
-from whet.feedback.answers import quoted
+from whet.core.records import Json
 from whet.feedback.traits import Trait, read_rubric, rubric_path
 from whet.learners.gate import Arm
 from whet.learners.learner import Proposal
-from whet.learners.proposing import joint_trust
+from whet.learners.rubrics.aspects import Aspect, Remarked, remarked, with_aspects
+from whet.learners.rubrics.fit import Fit, measure_fit
 from whet.learners.rubrics.teacher import Teacher, numbers, propose_rubric, text_of
 from whet.learners.view import TrainMemory
 
-__all__ = ["Aspect", "AutoLibra", "Fit", "Remarked"]
+__all__ = ["AutoLibra"]
 
 NAME = "autolibra"
 HELD_OUT = 4  # every fourth run's feedback is kept to measure coverage on
-_CLIPPED = 2000
-
-_ASPECTS = """People remarked on an attempt at a task. List what they remarked on: each behaviour, whether they found it
-good ("+") or bad ("-"), and the shortest part of the attempt that shows it, word for word. The quote of something bad
-that is missing is empty. Leave out remarks that do not fit this attempt.
-Answer with a JSON list and nothing else: [{"behaviour": "…", "sign": "+", "quote": "…", "remark": 0}]"""
 
 _CLUSTER = """People remarked on these behaviours of an assistant. Group those that are about the same thing, and make a
 metric of each group: a short name, and a definition that tells the assistant what to do, at most {limit} of them.
 Answer with a JSON list and nothing else: [{{"name": "…", "definition": "…", "aspects": [numbers]}}]"""
-
-_RATE = """Rate the attempt by each metric: 1 where it behaves well, -1 where it behaves badly, 0 where the metric has
-nothing to do with it.
-Answer with a JSON list and nothing else: [{"metric": 0, "rating": 1}]"""
-
-_MATCH = """Match each behaviour that people remarked on with the metrics that are about that behaviour, if any.
-Answer with a JSON list and nothing else: [{"aspect": 0, "metrics": [0]}]"""
-
-
-class Aspect(Record, frozen=True, kw_only=True):
-    """One behaviour that feedback is about; ``sign`` +1 is good, -1 bad."""
-
-    behaviour: str
-    remark: str
-    sign: Literal[1, -1]
-
-
-class Remarked(Record, frozen=True, kw_only=True):
-    """A run that people said something about, and the aspects of it."""
-
-    run: Run
-    task: Task
-    said: tuple[Feedback, ...]
-    aspects: tuple[Aspect, ...] = ()
-
-    @property
-    def trust(self) -> Trust:
-        """Tainted where the run or something said about it is."""
-        return joint_trust([self.run.trust, *(item.trust for item in self.said)])
-
-    def shown(self) -> str:
-        """Returns the attempt as a model is shown it."""
-        answer = self.run.answer or ""
-        return f"# Task\n{quoted(self.task.prompt[:_CLIPPED])}\n\n# Attempt\n{quoted(answer[:_CLIPPED])}"
-
-
-class Fit(Record, frozen=True, kw_only=True):
-    """How well metrics fit feedback: its aspects, those no trait matches, the number of traits and of idle ones."""
-
-    aspects: int = 0
-    uncovered: tuple[Aspect, ...] = ()
-    traits: int = 0
-    idle: int = 0
-
-    @property
-    def coverage(self) -> float:
-        """The share of aspects matched to a trait of the same sign; 0 where there are none."""
-        return 1 - len(self.uncovered) / self.aspects if self.aspects else 0.0
-
-    @property
-    def redundancy(self) -> float:
-        """The share of traits that no aspect matches; 0 where there are none."""
-        return self.idle / self.traits if self.traits else 0.0
-
-    def __add__(self, other: "Fit") -> "Fit":
-        return Fit(
-            aspects=self.aspects + other.aspects,
-            uncovered=self.uncovered + other.uncovered,
-            traits=self.traits + other.traits,
-            idle=self.idle + other.idle,
-        )
 
 
 class AutoLibra:
@@ -219,77 +151,8 @@ class AutoLibra:
         return made[: self._metrics]
 
 
-async def remarked(view: TrainMemory, limit: int) -> list[Remarked]:
-    """Returns the newest runs on training tasks about which something was said in words, oldest first."""
-    said: dict[str, list[Feedback]] = {}
-    for item in await view.feedback():
-        if item.run_id and item.kind != "correction" and item.text.strip():
-            said.setdefault(item.run_id, []).append(item)
-    runs = [await view.run(id) for id in [*said][-limit:]]
-    return [Remarked(run=run, task=await view.task(run.task_id), said=tuple(said[run.id])) for run in runs]
-
-
-async def with_aspects(teacher: Teacher, each: Remarked) -> Remarked:
-    """Returns the run with its aspects: those whose quote is in the answer, or that name something bad as missing."""
-    remarks = [_remark(item) for item in each.said]
-    lines = [f"{n}. {remark}" for n, remark in enumerate(remarks)]
-    found = []
-    for entry in await teacher.ask("\n\n".join([_ASPECTS, each.shown(), "# Remarks\n" + "\n".join(lines)])):
-        behaviour, quote, sign = text_of(entry, "behaviour"), text_of(entry, "quote"), text_of(entry, "sign")
-        grounded = quote in (each.run.answer or "") if quote else sign == "-"
-        about = numbers(entry, "remark", len(remarks))
-        if behaviour and sign in ("+", "-") and grounded and about:
-            found.append(Aspect(behaviour=behaviour, remark=remarks[about[0]], sign=1 if sign == "+" else -1))
-    return Remarked(run=each.run, task=each.task, said=each.said, aspects=tuple(found))
-
-
-async def measure_fit(teacher: Teacher, metrics: Sequence[Trait], said: Sequence[Remarked]) -> Fit:
-    """Returns how well the metrics fit what was said about runs."""
-    return sum([await _fit(teacher, metrics, each) for each in said if each.aspects], Fit())
-
-
-async def _fit(teacher: Teacher, metrics: Sequence[Trait], each: Remarked) -> Fit:
-    ratings = await _rate(teacher, metrics, each)
-    covered: set[int] = set()
-    used: set[int] = set()
-    if ratings:
-        shown = [f"{n}. {aspect.behaviour}" for n, aspect in enumerate(each.aspects)]
-        parts = [_MATCH, "# Behaviours\n" + "\n".join(shown), _listed([(n, metrics[n]) for n in ratings])]
-        for entry in await teacher.ask("\n\n".join(parts)):
-            for aspect in numbers(entry, "aspect", len(each.aspects)):
-                same = {
-                    n for n in numbers(entry, "metrics", len(metrics)) if ratings.get(n) == each.aspects[aspect].sign
-                }
-                used |= same
-                covered |= {aspect} if same else set()
-    uncovered = tuple(aspect for n, aspect in enumerate(each.aspects) if n not in covered)
-    return Fit(aspects=len(each.aspects), uncovered=uncovered, traits=len(ratings), idle=len(ratings) - len(used))
-
-
-async def _rate(teacher: Teacher, metrics: Sequence[Trait], each: Remarked) -> dict[int, int]:
-    """Returns +1 or -1 for each metric that has to do with the run. What was said about it is not shown."""
-    if not metrics:
-        return {}
-    prompt = "\n\n".join([_RATE, _listed(list(enumerate(metrics))), each.shown()])
-    ratings: dict[int, int] = {}
-    for entry in await teacher.ask(prompt):
-        rating = entry.get("rating")
-        if isinstance(rating, int) and rating in (1, -1):
-            ratings |= dict.fromkeys(numbers(entry, "metric", len(metrics)), rating)
-    return ratings
-
-
-def _listed(metrics: Sequence[tuple[int, Trait]]) -> str:
-    return "# Metrics\n" + "\n".join(f"{n}. {trait.name}: {' '.join(trait.definition.split())}" for n, trait in metrics)
-
-
 def _behaviours(aspects: Sequence[Aspect], sign: int) -> tuple[str, ...]:
     return tuple(dict.fromkeys(each.behaviour for each in aspects if each.sign == sign))
-
-
-def _remark(item: Feedback) -> str:
-    scope = f" (applies when {item.applies_when})" if item.applies_when else ""
-    return " ".join(item.text.split())[:_CLIPPED] + scope
 
 
 def _sign(aspect: Aspect) -> str:
