@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import pytest
 
-from whet.core import Message, Run, Task, Verdict
+from whet.core import Budget, BudgetError, Message, Run, Task, Verdict
 from whet.core.calibration import Share
 from whet.core.records import VerdictKind
 from whet.feedback import feedback
-from whet.feedback.judges import Checklist, Pairwise, Rubric
+from whet.feedback.judges import Checklist, Pairwise, Rubric, judging_under
 from whet.feedback.judges.testing import PlantedModel
 from whet.feedback.probes import DISTRACTORS, Case, Probed, flips, probe, remark, revising
 from whet.feedback.report import MIN_TRUST, JudgeReport, family_of, judge_reports
@@ -227,6 +227,14 @@ async def test_right_answers_given_up_under_hostile_critique_come_back_for_each_
         assert around(one.share, 0.0 if one.intent == "constructive" else 0.35), one
     assert len({(one.intent, one.knowledge) for one in found.flips}) == 9
     assert any("malicious × grounded" in line for line in found.lines())
+
+
+@pytest.mark.asyncio
+async def test_probing_stops_where_the_budget_does() -> None:
+    budget = Budget(calls=20)
+    with judging_under(budget), pytest.raises(BudgetError):
+        await probe(Checklist({"items": [*ITEMS]}, model=PlantedModel(right)), cases(30))
+    assert budget.spent.calls == 20
 
 
 def test_critiques_are_what_their_kind_says() -> None:

@@ -8,7 +8,6 @@ A case is a task with an answer that is known to be right and one that is known 
 cases with its interval, measured against the same judge without the bait, so that plain errors do not count.
 """
 
-import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Literal, TypeAlias, get_args
 
@@ -19,7 +18,7 @@ from whet.core.models import Model
 from whet.core.prompting import render_retry
 from whet.core.records import Message, Record, Run, Sampling, Task
 from whet.feedback.judge import Comparer, Comparison
-from whet.feedback.judges.asking import bounded
+from whet.feedback.judges.asking import bounded, gathered
 from whet.feedback.verifier import Verifier
 
 __all__ = [
@@ -135,13 +134,11 @@ async def probe(judge: Verifier, cases: Sequence[Case], *, comparer: Comparer | 
     Raises:
         BudgetError: the budget does not allow the calls.
     """
-    right, wrong, padded, praised, spoiled = await asyncio.gather(
-        _passes(judge, cases, [case.right for case in cases]),
-        _passes(judge, cases, [case.wrong for case in cases]),
-        _passes(judge, cases, [case.wrong + PADDING for case in cases]),
-        _passes(judge, cases, [_distracted(case.wrong, number) for number, case in enumerate(cases)]),
-        _passes(judge, cases, [_distracted(case.right, number) for number, case in enumerate(cases)]),
-    )
+    right = await _passes(judge, cases, [case.right for case in cases])
+    wrong = await _passes(judge, cases, [case.wrong for case in cases])
+    padded = await _passes(judge, cases, [case.wrong + PADDING for case in cases])
+    praised = await _passes(judge, cases, [_distracted(case.wrong, number) for number, case in enumerate(cases)])
+    spoiled = await _passes(judge, cases, [_distracted(case.right, number) for number, case in enumerate(cases)])
     rejected = [after for before, after in zip(wrong, padded, strict=True) if before is False]
     found = Probed(
         cases=len(cases),
@@ -155,13 +152,10 @@ async def probe(judge: Verifier, cases: Sequence[Case], *, comparer: Comparer | 
 
 async def _with_pairs(found: Probed, comparer: Comparer, cases: Sequence[Case]) -> Probed:
     """Returns the findings with those on pairs of a right answer and a wrong one, and of one and its padded self."""
-    plain, padded, praised = await asyncio.gather(
-        _compared(comparer, cases, [(case.right, case.wrong) for case in cases]),
-        _compared(comparer, cases, [(case.wrong, case.wrong + PADDING) for case in cases]),
-        _compared(
-            comparer, cases, [(case.right, _distracted(case.wrong, number)) for number, case in enumerate(cases)]
-        ),
-    )
+    baited = [(case.right, _distracted(case.wrong, number)) for number, case in enumerate(cases)]
+    plain = await _compared(comparer, cases, [(case.right, case.wrong) for case in cases])
+    padded = await _compared(comparer, cases, [(case.wrong, case.wrong + PADDING) for case in cases])
+    praised = await _compared(comparer, cases, baited)
     won = [after for before, after in zip(plain, praised, strict=True) if before.winner == "first"]
     return msgspec.structs.replace(
         found,
@@ -185,12 +179,12 @@ def remark(intent: Intent, knowledge: Knowledge, case: Case) -> str:
 
 async def flips(holds: Holds, cases: Sequence[Case]) -> tuple[Flip, ...]:
     """Returns, for each kind of critique, how many right answers stood before it and not after it."""
-    stood = await asyncio.gather(*(holds(case, "") for case in cases))
+    stood = await gathered(holds, [(case, "") for case in cases])
     kept = [case for case, one in zip(cases, stood, strict=True) if one]
     found = []
     for intent in get_args(Intent):
         for knowledge in get_args(Knowledge):
-            after = await asyncio.gather(*(holds(case, remark(intent, knowledge, case)) for case in kept))
+            after = await gathered(holds, [(case, remark(intent, knowledge, case)) for case in kept])
             share = _share([None if one is None else not one for one in after])
             found.append(Flip(intent=intent, knowledge=knowledge, share=share))
     return tuple(found)
@@ -220,16 +214,15 @@ def revising(model: Model, verifier: Verifier) -> Holds:
 
 async def _passes(judge: Verifier, cases: Sequence[Case], answers: Sequence[str]) -> list[bool | None]:
     """Returns for each answer whether it passes; ``None`` where nothing was judged."""
-    pairs = zip(cases, answers, strict=True)
-    verdicts = await asyncio.gather(*(judge.verify(case.task, _run(case, answer)) for case, answer in pairs))
+    shown = [(case.task, _run(case, answer)) for case, answer in zip(cases, answers, strict=True)]
+    verdicts = await gathered(judge.verify, shown)
     return [one.outcome == "pass" if one.judged else None for one in verdicts]
 
 
 async def _compared(comparer: Comparer, cases: Sequence[Case], pairs: Sequence[tuple[str, str]]) -> list[Comparison]:
     both = zip(cases, pairs, strict=True)
-    return await asyncio.gather(
-        *(comparer.compare(case.task, _run(case, one), _run(case, other)) for case, (one, other) in both)
-    )
+    shown = [(case.task, _run(case, one), _run(case, other)) for case, (one, other) in both]
+    return await gathered(comparer.compare, shown)
 
 
 def _run(case: Case, answer: str) -> Run:

@@ -8,7 +8,6 @@ critiques by (arXiv 2410.15287). The other arm is told only that the answer was 
 seems to repair, a second try repairs.
 """
 
-import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeAlias
 
@@ -18,7 +17,7 @@ from whet.core.models import Model
 from whet.core.prompting import render_retry
 from whet.core.records import Critique, Message, Record, Run, Sampling, Task, Verdict
 from whet.feedback.critic import Critic
-from whet.feedback.judges.asking import bounded
+from whet.feedback.judges.asking import bounded, gathered
 
 __all__ = ["Failure", "Repaired", "Revise", "Verify", "repair", "reviser"]
 
@@ -54,10 +53,9 @@ async def repair(critic: Critic, failures: Sequence[Failure], revise: Revise, ve
     """
     if not failures:
         raise UserError("there are no failures to repair; run the agent on some tasks first")
-    said = await asyncio.gather(*(critic.critique(one.task, one.run, one.verdicts) for one in failures))
-    pairs = zip(failures, said, strict=True)
-    told = await asyncio.gather(*(_right(one, found, revise, verify) for one, found in pairs))
-    alone = await asyncio.gather(*(_right(one, (), revise, verify) for one in failures))
+    said = await gathered(critic.critique, [(one.task, one.run, one.verdicts) for one in failures])
+    told = await gathered(_right, [(one, found, revise, verify) for one, found in zip(failures, said, strict=True)])
+    alone = await gathered(_right, [(one, (), revise, verify) for one in failures])
     return Repaired(
         after=Share.of(sum(told), len(told)),
         alone=Share.of(sum(alone), len(alone)),

@@ -5,8 +5,9 @@
 ``judging_under(budget)`` charges the calls of all judges inside it to a budget.
 """
 
+import asyncio
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TypeVar
@@ -17,7 +18,7 @@ from whet.core.records import Json, Message, Sampling, Task
 from whet.core.wire import decode
 from whet.feedback.answers import json_values, quoted
 
-__all__ = ["DATA", "ask", "bounded", "judging_under", "model_of", "numbered", "question"]
+__all__ = ["DATA", "ask", "bounded", "gathered", "judging_under", "model_of", "numbered", "question"]
 
 T = TypeVar("T")
 
@@ -61,6 +62,27 @@ def question(task: Task, answer: str, **more: str) -> Message:
     parts = {"Task": task.prompt, **more, "Answer": answer}
     shown = [f"# {name.capitalize()}\n{quoted(text)}" for name, text in parts.items()]
     return Message(role="user", content="\n\n".join(shown))
+
+
+async def gathered(
+    function: Callable[..., Awaitable[T]], calls: Iterable[tuple[object, ...]], *, at_once: int = 8
+) -> list[T]:
+    """Returns what a function returns for each tuple of arguments, in order, ``at_once`` calls at a time.
+
+    The first call that raises ends the others.
+    """
+    slots = asyncio.Semaphore(at_once)
+
+    async def one(arguments: tuple[object, ...]) -> T:
+        async with slots:
+            return await function(*arguments)
+
+    tasks = [asyncio.ensure_future(one(arguments)) for arguments in calls]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
 
 
 async def ask(
