@@ -36,3 +36,19 @@ def test_stages_that_lack_something_are_refused(whet: Whet, tmp_path: Path) -> N
             result = whet(*command, *given, code=2)
             assert result.err.count("\n") == 1, result.err
             assert said in result.err
+
+
+def test_options_of_learners_are_told_by_their_names(whet: Whet) -> None:
+    whet("init")
+    for given, said in (
+        ("lesons.hints=false", "--set 'lesons.hints=false' is for none of lessons, rft; write LEARNER.name=value"),
+        ("hints=false", "--set 'hints=false' is for none of lessons, rft"),
+        ("lessons.hint=false", "learner 'lessons' takes no hint"),
+        ("lessons.hints=maybe", "hints='maybe' cannot be read"),
+        ("lessons.train.lr=1", "lessons trains no weights"),
+        ("rft.train.foo=1", "there is no train.foo"),
+        ("rft.per_task=none", "per_task"),
+    ):
+        result = whet("improve", "world:7", "--learners", "lessons,rft", "--set", given, code=2)
+        assert result.err.count("\n") == 1, result.err
+        assert said in result.err

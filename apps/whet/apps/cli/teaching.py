@@ -28,8 +28,10 @@ __all__ = [
     "describe_learners",
     "is_method",
     "is_scorer",
+    "load_learners",
     "look",
     "propose",
+    "read_settings",
     "show_dataset",
     "train",
     "train_scorer",
@@ -172,13 +174,7 @@ def _learner(wish: Wish) -> "Learner":
     """
     from whet.learners import WeightLearner, load_learner
 
-    options: dict[str, object] = {}
-    groups: dict[str, dict[str, object]] = {"train": {}, "rollouts": {}}
-    for text in wish.settings:
-        match = _SETTING.fullmatch(text)
-        if match is None:
-            raise UserError(f"--set {text!r} cannot be read; write name=value, train.name=value or rollouts.name=value")
-        (groups[match[1]] if match[1] else options)[match[2]] = match[3]
+    options, groups = read_settings(wish.settings)
     if not is_method(wish.learner):
         if wish.where or groups["train"] or groups["rollouts"]:
             raise UserError(
@@ -200,6 +196,46 @@ def _learner(wish: Wish) -> "Learner":
     if wish.tasks and isinstance(learner, WeightLearner) and learner.plan is None:
         raise UserError(f"{wish.learner} does not practise; leave --tasks out, and run them first: whet run TASKS")
     return learner
+
+
+def read_settings(settings: Sequence[str]) -> tuple[dict[str, object], dict[str, dict[str, object]]]:
+    """Returns the options that ``name=value`` texts set, and those of the groups ``train`` and ``rollouts``.
+
+    Raises:
+        UserError: a text cannot be read.
+    """
+    options: dict[str, object] = {}
+    groups: dict[str, dict[str, object]] = {"train": {}, "rollouts": {}}
+    for text in settings:
+        match = _SETTING.fullmatch(text)
+        if match is None:
+            raise UserError(f"--set {text!r} cannot be read; write name=value, train.name=value or rollouts.name=value")
+        (groups[match[1]] if match[1] else options)[match[2]] = match[3]
+    return options, groups
+
+
+def load_learners(names: str, settings: Sequence[str]) -> "list[Learner]":
+    """Returns the learners named in a list with commas, each with the settings that begin with its name.
+
+    Raises:
+        UserError: there is no such learner, or a setting is for none of them.
+    """
+    from whet.learners import load_learner
+
+    wanted: dict[str, list[str]] = {name.strip(): [] for name in names.split(",") if name.strip()}
+    for text in settings:
+        name, dot, setting = text.partition(".")
+        if not dot or name not in wanted:
+            raise UserError(f"--set {text!r} is for none of {', '.join(wanted)}; write LEARNER.name=value")
+        wanted[name].append(setting)
+    found = []
+    for name, texts in wanted.items():
+        options, groups = read_settings(texts)
+        training = {"training": groups["train"], "rollouts": groups["rollouts"]} if is_method(name) else {}
+        if not is_method(name) and any(groups.values()):
+            raise UserError(f"{name} trains no weights; train.… and rollouts.… are for methods that do")
+        found.append(load_learner(name, **{key: value for key, value in training.items() if value}, **options))
+    return found
 
 
 class _Told:

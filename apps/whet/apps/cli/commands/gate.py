@@ -57,7 +57,7 @@ def decide_on(
     candidate: Annotated[str, typer.Argument(help="Candidate id or prefix, as whet learn prints it.")],
     tasks: Annotated[str, typer.Argument(help="Task set whose held-out tasks decide: world:7, jsonl:FILE …")],
     model: Annotated[str, typer.Option(help="Model; default: the one of whet.toml.")] = "",
-    graph: Annotated[str, typer.Option(help="react, refine, best_of_n, or path/file.py:graph.")] = "refine",
+    graph: Annotated[str, typer.Option(help="A pattern (react, refine, …) or path/file.py:graph.")] = "refine",
     concurrency: Annotated[int, typer.Option(min=1, help="Runs at a time.")] = 4,
     alpha: Annotated[float, typer.Option(help="Error rate of the gate over all uses of the held-out set.")] = 0.05,
     min_effect: Annotated[float, typer.Option(help="Gain in pass rate that has to be exceeded.")] = 0.02,

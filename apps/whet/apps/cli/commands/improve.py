@@ -99,8 +99,12 @@ def improve(
     learners: Annotated[
         str, typer.Option(help="Learners, comma-separated, e.g. lessons,skills,rft; they take turns.")
     ] = "lessons,skills",
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="An option of a learner, e.g. gepa.model=openai/gpt-4o-mini, rft.train.lr=1e-4."),
+    ] = None,
     model: Annotated[str, typer.Option(help="Model; default: the one of whet.toml.")] = "",
-    graph: Annotated[str, typer.Option(help="react, refine, best_of_n, or path/file.py:graph.")] = "refine",
+    graph: Annotated[str, typer.Option(help="A pattern (react, refine, …) or path/file.py:graph.")] = "refine",
     rounds: Annotated[int, typer.Option(min=1, help="At most so many rounds.")] = 4,
     repeats: Annotated[int, typer.Option(min=1, help="Runs per training task in a round.")] = 1,
     concurrency: Annotated[int, typer.Option(min=1, help="Runs at a time.")] = 4,
@@ -118,6 +122,7 @@ def improve(
 ) -> None:
     """Run, learn, decide on held-out tasks, promote; and again, under a budget. Ctrl-C stops, --resume goes on."""
     from whet.agents.tasksets import load_tasks
+    from whet.apps.cli.teaching import load_learners
     from whet.apps.cli.workshop import make_agent
     from whet.learners import Gate, GateConfig, ImproveConfig
     from whet.learners import improve as loop
@@ -126,6 +131,7 @@ def improve(
     gate = Gate(GateConfig(alpha=alpha, min_effect=min_effect, concurrency=concurrency))
     before = load_stages(stages, judge, criteria)
     config = ImproveConfig(rounds=rounds, repeats=repeats, concurrency=concurrency)
+    taught = load_learners(learners, set_ or ())
     budget = limits(calls, dollars, seconds)
 
     async def work(memory: "Memory") -> "ImproveReport":
@@ -134,7 +140,7 @@ def improve(
             return await loop(
                 agent,
                 task_set,
-                learners.split(","),
+                taught,
                 memory=memory,
                 gate=gate,
                 config=config,

@@ -31,7 +31,7 @@ def learn(
     ] = None,
     tasks: Annotated[str, typer.Option(help="Task set to practise on, for methods that learn on-policy.")] = "",
     model: Annotated[str, typer.Option(help="Model to train; default: the one of whet.toml.")] = "",
-    graph: Annotated[str, typer.Option(help="Agent that practises: react, refine, path/file.py:graph.")] = "refine",
+    graph: Annotated[str, typer.Option(help="Agent that practises: a pattern (react, refine, …) or path/file.py:graph.")] = "refine",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only show what would be learned from, or proposed.")
     ] = False,

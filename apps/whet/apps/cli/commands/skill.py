@@ -122,7 +122,7 @@ def compare(
     limit: Annotated[int, typer.Option(min=1, help="At most so many training tasks.")] = 20,
     repeats: Annotated[int, typer.Option(min=1, help="Runs per task in each arm.")] = 1,
     model: Annotated[str, typer.Option(help="Model; default: the one of whet.toml.")] = "",
-    graph: Annotated[str, typer.Option(help="react, refine, best_of_n, or path/file.py:graph.")] = "refine",
+    graph: Annotated[str, typer.Option(help="A pattern (react, refine, …) or path/file.py:graph.")] = "refine",
     calls: Calls = None,
     dollars: Dollars = None,
     seconds: Seconds = None,
