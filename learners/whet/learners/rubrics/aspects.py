@@ -57,21 +57,25 @@ class Remarked(Record, frozen=True, kw_only=True):
 
 
 async def remarked(view: TrainMemory, limit: int) -> list[Remarked]:
-    """Returns the newest runs on training tasks about which something was said in words, oldest first."""
-    said: dict[str, list[Feedback]] = {}
+    """Returns the newest runs on training tasks about which something was said in words, oldest first.
+
+    What strangers said of a run stands apart from what others did, so that it taints nothing else.
+    """
+    said: dict[tuple[str, Trust], list[Feedback]] = {}
     for item in await view.feedback():
         if item.run_id and item.kind != "correction" and item.text.strip():
-            said.setdefault(item.run_id, []).append(item)
-    runs = [await view.run(id) for id in [*said][-limit:]]
-    steps = await view.about(Step, [run.id for run in runs], kinds=("tool_result",))
+            said.setdefault((item.run_id, item.trust), []).append(item)
+    chosen = [*said][-limit:]
+    runs = {id: await view.run(id) for id in dict.fromkeys(id for id, _ in chosen)}
+    steps = await view.about(Step, [*runs], kinds=("tool_result",))
     return [
         Remarked(
-            run=run,
-            task=await view.task(run.task_id),
-            said=tuple(said[run.id]),
-            calls=tuple(_called(step) for step in steps if step.run_id == run.id),
+            run=runs[id],
+            task=await view.task(runs[id].task_id),
+            said=tuple(said[id, trust]),
+            calls=tuple(_called(step) for step in steps if step.run_id == id),
         )
-        for run in runs
+        for id, trust in chosen
     ]
 
 
