@@ -184,3 +184,56 @@ async def test_what_cannot_be_resumed_is_refused(memory: Memory) -> None:
         await Agent("refine", ScriptedModel([]), memory=memory).resume(ended.run.id)
     with pytest.raises(UserError, match="without a memory the agent cannot resume a run"):
         await Agent("react", ScriptedModel([])).resume(ended.run.id)
+
+
+KILLED = """
+import os, sys, time
+from pathlib import Path
+from whet.agents import Agent, tool
+from whet.core import Completion
+from whet.core.models import ScriptedModel, say_tool
+
+@tool
+def send(to: str) -> str:
+    '''Send a letter.'''
+    with open(sys.argv[2], "a") as log:
+        log.write(to + chr(10))
+    return "sent to " + to
+
+@tool
+def crash(after: str) -> str:
+    '''Crash once the other call is saved.'''
+    while not Path(sys.argv[2]).exists():
+        time.sleep(0.01)
+    time.sleep(0.5)
+    os.kill(os.getpid(), 9)
+    return ""
+
+calls = [say_tool("send", {"to": "Ada"}).tool_calls[0], say_tool("crash", {"after": "send"}).tool_calls[0]]
+model = ScriptedModel([Completion(text="", tool_calls=tuple(calls))])
+Agent("react", model, tools=[send, crash], memory=sys.argv[1], durability="sync").run("Write.")
+"""
+
+
+@pytest.mark.asyncio
+async def test_a_tool_that_was_done_before_a_kill_is_not_run_again(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    crashed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "store"), str(log)], capture_output=True)  # noqa: ASYNC221
+    assert crashed.returncode == -9, crashed.stderr
+
+    def send(to: str) -> str:
+        """Send a letter."""
+        log.write_text(log.read_text() + to + "\n")
+        return f"sent to {to}"
+
+    def crash(after: str) -> str:
+        """Crash once the other call is saved."""
+        return "not this time"
+
+    async with await Memory.open(tmp_path / "store") as memory:
+        [run] = await memory.find(Run)
+        async with ScriptedModel(["Done."]) as model:
+            result = await Agent("react", model, tools=[send, crash], memory=memory).resume(run.id)
+    assert result.answer == "Done."
+    assert log.read_text() == "Ada\n"
+    assert [message.content for message in model.asked[0].messages[-2:]] == ["sent to Ada", "not this time"]

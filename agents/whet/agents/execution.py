@@ -178,7 +178,7 @@ class Execution:
     async def _judged(self, status: RunStatus, answer: str | None, error: str | None, state: object) -> RunResult:
         if status == "interrupted":
             # A person takes longer than a job, whose result then waits for the run to go on.
-            await self.context.jobs.settle()
+            await self.context.jobs.settle((self.budget or Budget()).remaining.seconds)
         # Before the verifiers ask for sandboxes: a pool of limited size must not wait for what this run holds.
         await self.context.close()
         run = self._closed(status, answer, error)

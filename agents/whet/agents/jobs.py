@@ -79,10 +79,10 @@ class Jobs:
             finished.set_result(done[call.id])
             self._jobs[call.id] = Job(call, finished, context, delivered=call.id in heard)
 
-    async def settle(self) -> None:
-        """Returns when every job is done; each takes as long as its tool may."""
+    async def settle(self, seconds: float | None = None) -> None:
+        """Returns when every job is done, each as long as its tool may take, or after so many seconds."""
         if tasks := [job.task for job in self._jobs.values()]:
-            await asyncio.wait(tasks)
+            await asyncio.wait(tasks, timeout=seconds)
 
     async def close(self) -> None:
         """Cancels what is under way; idempotent. What failed, and nobody waited for, is recorded."""
