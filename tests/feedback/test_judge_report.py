@@ -121,7 +121,11 @@ async def test_few_runs_are_not_enough_to_be_heard_and_none_are_said_to_be_none(
     assert alone.calibration is None
     (few,) = judge_reports([*verdicts, *map(known, runs)], runs=runs)
     assert few.standard.all.value == 1.0
-    assert few.refusal() != ""
+    assert "is needed" in few.refusal()
+    wrong = [run for run in runs if not right(run.answer or "")]
+    (half,) = judge_reports([*verdicts, *map(known, wrong)], runs=runs)
+    assert half.refusal() == f"of the runs that it judged 0 are right and {len(wrong)} wrong; both are needed"
+    assert "right ones" not in " ".join(line for line in half.lines() if line.startswith("agreement"))
 
 
 @pytest.mark.asyncio

@@ -39,9 +39,12 @@ class Agreement(Record, frozen=True, kw_only=True):
     wrong: Share
 
     @property
-    def balanced(self) -> float:
-        """The mean over right and wrong runs: 0.5 for a judge that passes everything, whatever the runs are."""
-        return (self.right.value + self.wrong.value) / 2
+    def balanced(self) -> float | None:
+        """The mean over right and wrong runs: 0.5 for a judge that passes everything, whatever the runs are.
+
+        ``None`` where one kind is missing.
+        """
+        return (self.right.value + self.wrong.value) / 2 if self.right.n and self.wrong.n else None
 
     @property
     def low(self) -> float:
@@ -117,13 +120,16 @@ class JudgeReport(Record, frozen=True, kw_only=True):
         Its balanced agreement has to be at least ``threshold`` with confidence: agreement alone would let a judge in
         that passes everything where most runs are right.
         """
-        if not self.standard.all.n:
+        known, balanced = self.standard, self.standard.balanced
+        if not known.all.n:
             return "no run that it judged was judged by a verifier or a person"
-        if self.standard.low < threshold:
+        if balanced is None:
             return (
-                f"its balanced agreement on {self.standard.all.n} runs is {self.standard.balanced:.2f}, surely above "
-                f"{self.standard.low:.2f} only; {threshold:g} is needed"
+                f"of the runs that it judged {known.right.n} are right and {known.wrong.n} wrong; both kinds are needed"
             )
+        if known.low < threshold:
+            found = f"its balanced agreement on {known.all.n} runs is {balanced:.2f}, surely above {known.low:.2f} only"
+            return f"{found}; {threshold:g} is needed"
         return ""
 
     def lines(self, threshold: float = MIN_TRUST) -> list[str]:
@@ -133,15 +139,16 @@ class JudgeReport(Record, frozen=True, kw_only=True):
         ]
         for name, one in (("verifiers", self.verifiers), ("people", self.people)):
             if one.all.n:
-                shares = f"of right ones {one.right}, of wrong ones {one.wrong}"
-                said.append(f"agreement with {name} on {one.all.n} runs {one.all}; {shares}")
+                kinds = (("right", one.right), ("wrong", one.wrong))
+                shares = "".join(f"; of {share.n} {kind} ones {share}" for kind, share in kinds if share.n)
+                said.append(f"agreement with {name} on {one.all.n} runs {one.all}{shares}")
         if self.calibration is not None:
             said.append(f"Brier score {self.calibration.brier:.3f}, ECE {self.calibration.ece:.3f}")
             said += _table(self.calibration)
         for name, effect in (("longer answers", self.length), ("answers of its own family", self.family)):
             for kind, share in (("wrong", effect.wrong), ("right", effect.right)):
                 if share is not None:
-                    said.append(f"{name}, where {kind}: pass {share} oftener")
+                    said.append(f"{name}, where {kind}: pass oftener by {share}")
         if self.trust is not None:
             rates = f"passes {self.trust.sensitivity:.2f} of right, fails {self.trust.specificity:.2f} of wrong ones"
             said.append(f"among all judges and people: {rates}, weight {self.trust.weight:.2f}")

@@ -8,7 +8,6 @@ A judge is known by its name, which changes with its model and its rubric: what 
 another.
 """
 
-import asyncio
 from collections.abc import Collection, Sequence
 
 from whet.core.errors import RefusedError, UserError
@@ -16,6 +15,7 @@ from whet.core.ids import now_ms
 from whet.core.records import Actor, Feedback, Job, Json, Run, Task, Verdict, VerifierSpec
 from whet.core.wire import decode, encode
 from whet.feedback.judge import Comparer
+from whet.feedback.judges.asking import gathered
 from whet.feedback.probes import Case, Probed, probe
 from whet.feedback.report import MIN_TRUST, JudgeReport, judge_reports
 from whet.feedback.verifier import Verifier
@@ -76,7 +76,7 @@ async def measure_judge(memory: Memory, judge: Verifier, *, limit: int = 200) ->
     made: list[Verdict] = []
     for start in range(0, len(left), _AT_ONCE):
         some = left[start : start + _AT_ONCE]
-        found = await asyncio.gather(*(judge.verify(task, run) for task, run in some))
+        found = await gathered(judge.verify, some)
         await memory.put(*found, actor=judge.name, reason="the judge is measured")
         made += found
     return made

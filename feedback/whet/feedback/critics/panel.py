@@ -8,7 +8,6 @@ or empty, and merges those that say the same. What it holds for wrong or empty i
 measured by repair: ``whet.feedback.critics.repair``.
 """
 
-import asyncio
 from collections.abc import Sequence
 
 import msgspec
@@ -18,7 +17,7 @@ from whet.core.models import Model
 from whet.core.records import Critique, Json, Message, Run, Sampling, Task, Verdict
 from whet.feedback.answers import json_values
 from whet.feedback.critic import Critic
-from whet.feedback.judges.asking import DATA, ask, question
+from whet.feedback.judges.asking import DATA, ask, gathered, question
 
 __all__ = ["PanelCritic"]
 
@@ -57,7 +56,7 @@ class PanelCritic:
             ModelError: a model could not be reached.
             BudgetError: the budget does not allow a call.
         """
-        said = await asyncio.gather(*(critic.critique(task, run, verdicts) for critic in self._critics))
+        said = await gathered(lambda critic: critic.critique(task, run, verdicts), [(one,) for one in self._critics])
         units = [unit for critiques in said for unit in critiques]
         if len(units) < 2:
             return units

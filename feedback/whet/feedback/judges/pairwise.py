@@ -9,9 +9,6 @@ distractors turn comparisons four times as often as scores of single answers (ar
 swapped, and a winner that is much the longer answer has to be the better one for a judge of single answers as well.
 """
 
-import asyncio
-from functools import partial
-
 from whet.core.errors import UserError
 from whet.core.ids import digest
 from whet.core.models import Model
@@ -19,7 +16,7 @@ from whet.core.records import Json, Message, Run, Sampling, Task
 from whet.core.wire import encode
 from whet.feedback.answers import json_values, quoted
 from whet.feedback.judge import Comparison, Winner
-from whet.feedback.judges.asking import DATA, ask
+from whet.feedback.judges.asking import DATA, ask, gathered
 from whet.feedback.judges.rubric import Rubric
 from whet.feedback.verifier import Verifier
 
@@ -65,8 +62,8 @@ class Pairwise:
 
     async def compare(self, task: Task, first: Run, second: Run) -> Comparison:
         """Returns the comparison: a tie where the order decides, or where length does; abstain where unreadable."""
-        orders = (self._asked(task, first, second), self._asked(task, second, first))
-        (one, why), (other, _) = await asyncio.gather(*orders)
+        orders = [(task, first, second), (task, second, first)]
+        (one, why), (other, _) = await gathered(self._asked, orders)
         votes = (one, _turned(other))
         winner: Winner = votes[0] if votes[0] == votes[1] else "abstain" if "abstain" in votes else "tie"
         if winner in ("first", "second") and not await self._deserved(task, first, second, winner):
@@ -86,8 +83,7 @@ class Pairwise:
         better, worse = (first, second) if winner == "first" else (second, first)
         if not self._longer or len(better.answer or "") <= self._longer * len(worse.answer or ""):
             return True
-        verify = partial(self._confirm.verify, task)
-        mine, theirs = await asyncio.gather(verify(better), verify(worse))
+        mine, theirs = await gathered(self._confirm.verify, [(task, better), (task, worse)])
         return mine.judged and theirs.judged and mine.score > theirs.score
 
 

@@ -9,11 +9,11 @@ Several smaller judges of different families err less, and less alike, than one 
 2404.18796). The weights are what ``whet judge report`` shows: the log odds of being right, by Dawid and Skene.
 """
 
-import asyncio
 from collections.abc import Sequence
 
 from whet.core.errors import VerifierError
 from whet.core.records import Check, Json, Outcome, Run, Task, Verdict, VerifierSpec
+from whet.feedback.judges.asking import gathered
 from whet.feedback.verifier import FreshSandboxes, Verifier
 from whet.feedback.verifiers.configured import ConfiguredVerifier, Finding, Params
 
@@ -69,7 +69,7 @@ class Panel(ConfiguredVerifier[PanelParams]):
     async def judge(self, task: Task, answer: str) -> Finding:
         """Returns the finding; abstain where too much of the weight abstains."""
         run = Run(task_id=task.id, agent=self.name, status="done", answer=answer, scope=task.scope)
-        verdicts = await asyncio.gather(*(judge.verify(task, run) for judge in self.judges))
+        verdicts = await gathered(lambda judge: judge.verify(task, run), [(judge,) for judge in self.judges])
         voted = [(verdict, weight) for verdict, weight in zip(verdicts, self.weights, strict=True) if verdict.judged]
         heard = sum(weight for _, weight in voted)
         if not heard or heard < self.params.quorum * sum(self.weights):

@@ -7,13 +7,12 @@
 The critique is written before the rating (Prometheus, arXiv 2310.08491).
 """
 
-import asyncio
 import re
 
 from whet.core.errors import VerifierError
 from whet.core.records import Check, Json, Message, Record, Task
 from whet.feedback.answers import json_values
-from whet.feedback.judges.asking import DATA, ask, bounded
+from whet.feedback.judges.asking import DATA, ask, bounded, gathered
 from whet.feedback.judges.judging import J, JudgeParams, ModelJudge
 from whet.feedback.verifiers.configured import Finding
 
@@ -131,7 +130,7 @@ class Aspects(ModelJudge[AspectsParams]):
         """Returns the finding; abstain where one of the replies cannot be read, twice."""
         shown, scale = self.shown(task, answer), (1, 5)
         rubrics = [f"{self.params.rubric}\n{rubric}".strip() for rubric in self.aspects.values()]
-        rated = await asyncio.gather(*(rate(self, shown, rubric, scale) for rubric in rubrics))
+        rated = await gathered(rate, [(self, shown, rubric, scale) for rubric in rubrics])
         found = dict(zip(self.aspects, rated, strict=True))
         ratings = {name: rating for name, rating in found.items() if rating is not None}
         if len(ratings) < len(found):
