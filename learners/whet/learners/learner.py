@@ -61,6 +61,14 @@ LEARNERS: dict[str, Listing] = {
         needs="remarks in words on recorded runs, and a model",
         costs="per run with remarks: one call, and two for each round",
     ),
+    "coding-agent": Listing(
+        at="whet.learners.prompts.methods.coding_agent:CodingAgent",
+        learns="the whole policy but its weights",
+        title="an agent edits the policy's folder and tries it on training tasks",
+        needs="a model that calls tools, and a sandbox",
+        costs="up to 40 questions and all of the runs a session",
+        practises=True,
+    ),
     "corrections": Listing(
         at="whet.learners.experience.corrections:CorrectionLearner",
         learns="lessons",
@@ -94,6 +102,14 @@ LEARNERS: dict[str, Listing] = {
         costs="a question and two minibatches of runs a step, all validation tasks for each that gains",
         practises=True,
         extra="whet[prompts]",
+    ),
+    "ensemble": Listing(
+        at="whet.learners.prompts.methods.ensemble:Ensemble",
+        learns="what its engines learn",
+        title="one budget split over several learners by gain per run",
+        needs="what its engines need",
+        costs="the runs it is given",
+        practises=True,
     ),
     "exemplars": Listing(
         at="whet.learners.prompts.methods.exemplars:Exemplars",

@@ -64,6 +64,8 @@ class TrainMemory:
         held_back: tasks that nobody may learn from and that the memory does not hold yet.
         limit: how many of the newest runs are looked at.
 
+    ``practised`` counts the runs that were made through it.
+
     Raises:
         RefusedError: one of the tasks is held out or sealed.
     """
@@ -86,6 +88,11 @@ class TrainMemory:
         self._held_back = tuple(held_back)
         self._index: HeldBack | None = None
         self._admitted: set[str] = set()
+        self.practised = 0
+
+    def only(self, tasks: Sequence[Task]) -> "TrainMemory":
+        """Returns a view of the same memory and agent with these training tasks, that counts what it practises."""
+        return TrainMemory(self._memory, self._agent, tasks, held_back=self._held_back, limit=self.limit)
 
     @property
     def can_practise(self) -> bool:
@@ -296,6 +303,7 @@ class TrainMemory:
         from whet.agents import run_tasks
 
         await self._refuse_held_back(tasks)
+        self.practised += len(tasks) * len(seeds)
         if policy is not None:
             await self._memory.policies.put(policy)
         return await run_tasks(
