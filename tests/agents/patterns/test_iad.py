@@ -89,10 +89,10 @@ async def test_calls_are_bounded_by_the_knob_and_by_a_budget(wants_good: Verify,
 async def test_the_embedded_model_finds_more_than_with_as_many_blind_samples(
     public_tasks: Callable[[int], list[Task]], pool: SandboxPool, settings: Settings
 ) -> None:
-    tasks = public_tasks(8)
+    tasks = public_tasks(6)
 
     async def solved(graph: str) -> int:
-        async with Agent(graph, "tiny", policy=settings(n=6, max_tokens=40), sandbox=pool) as agent:
+        async with Agent(graph, "tiny", policy=settings(n=5, max_tokens=40), sandbox=pool) as agent:
             return sum(result.passed for result in await run_tasks(agent, tasks, progress=lambda result: None))
 
     assert await solved("iad") > await solved("best_of_n")

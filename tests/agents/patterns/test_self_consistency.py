@@ -4,11 +4,13 @@ from collections.abc import Callable
 
 import pytest
 
-from whet.agents import Agent
+from whet.agents import Agent, run_tasks
 from whet.agents.behaviour import program_of, public_calls
 from whet.agents.patterns.self_consistency import decided, group, plain_answer
+from whet.agents.tasksets.world import judge_answer, world_task
 from whet.core import Budget, Message, Policy, Task, VerifierSpec
 from whet.core.models import ScriptedModel
+from whet.core.models.tiny.world import World
 from whet.sandboxes import SandboxPool
 
 Settings = Callable[..., Policy]
@@ -101,3 +103,17 @@ def test_calls_of_a_public_test_are_found_but_those_with_names_of_its_own() -> N
     assert public_calls(task(False, test)) == []
     assert public_calls(task(True, "assert (")) == []
     assert program_of(task(True, test), "So:\n```python\ndef solve(x): return 1\n```") == "def solve(x): return 1\n"
+
+
+@pytest.mark.asyncio
+async def test_the_embedded_model_is_more_often_right_by_majority_than_at_once() -> None:
+    world = World(7, verbs=8)
+    tasks = [world_task(task, world) for task in world.tasks(8, lengths=(2, 3))]
+    told = Policy.of({"prompts/system.md": "\n".join(world.definitions(world.verbs))})
+
+    async def solved(graph: str, **knobs: float) -> int:
+        policy = told.with_settings(temperature=1.3, max_tokens=60, **knobs)
+        agent = Agent(graph, "tiny", policy=policy, verify=lambda task, run: judge_answer(task, run.answer or ""))
+        return sum(result.passed for result in await run_tasks(agent, tasks, progress=lambda result: None))
+
+    assert await solved("self_consistency", n=7, width=7) > await solved("react") + 1
