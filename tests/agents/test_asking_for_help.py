@@ -8,7 +8,7 @@ import pytest
 
 from whet.agents import Agent, ask_person, fork, replay, run_tasks, simulated_person
 from whet.agents.asking_for_help import NOTHING_TO_ADD, answer_from_blockers
-from whet.agents.tasksets import load_tasks
+from whet.agents.tasksets import load_tasks, validate
 from whet.core import Completion, Message, ModelCall, Sampling, Step, Task, ToolSpec, UserError
 from whet.core.models import ScriptedModel, say_tool
 from whet.core.models.tiny.world import program, read_definitions
@@ -50,6 +50,13 @@ def test_a_set_has_tasks_with_and_without_gaps() -> None:
     assert load_tasks("asking:7?n=16&verbs=12").version == load_tasks("asking:7?n=16&verbs=12").version
     with pytest.raises(UserError, match="asking: no option 'kind'"):
         load_tasks("asking:7?kind=string")
+
+
+@pytest.mark.asyncio
+async def test_its_tasks_are_sound() -> None:
+    async with SandboxPool(size=1) as pool:
+        report = await validate(load_tasks("asking:7?n=4&verbs=12"), pool)
+    assert (report.sound, report.failures) == (True, ())
 
 
 @pytest.mark.asyncio

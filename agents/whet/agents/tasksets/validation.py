@@ -11,8 +11,9 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Literal, TypeAlias
 
-from whet.core.records import Outcome, Record, Run, Task, TaskSet, Verdict, VerifierSpec
+from whet.core.records import Json, Outcome, Record, Run, Task, TaskSet, Verdict, VerifierSpec
 from whet.feedback import FreshSandboxes, check_spec, extract_code, verify_all
+from whet.feedback.verifiers.asking import blockers_of
 
 __all__ = ["AnswerKind", "ValidationFailure", "ValidationReport", "empty_answer", "validate"]
 
@@ -144,7 +145,9 @@ def _answers(task: Task) -> list[tuple[AnswerKind, str]]:
 
 
 async def _judge(task: Task, kind: AnswerKind, answer: str, sandboxes: FreshSandboxes) -> _Judged:
-    run = Run(task_id=task.id, agent=f"validate/{kind}", status="done", answer=answer)
+    # Whoever knows the reference of a task with gaps has asked about each.
+    asked: list[Json] = [" ".join(blocker.about) for blocker in blockers_of(task)] if kind == "reference" else []
+    run = Run(task_id=task.id, agent=f"validate/{kind}", status="done", answer=answer, meta={"questions": asked})
     verdicts = await verify_all(task, run, sandboxes)
     failing = next((verdict for verdict in verdicts if verdict.outcome != "pass"), None)
     if failing is not None:
