@@ -124,9 +124,7 @@ class JudgeReport(Record, frozen=True, kw_only=True):
         if not known.all.n:
             return "no run that it judged was judged by a verifier or a person"
         if balanced is None:
-            return (
-                f"of the runs that it judged {known.right.n} are right and {known.wrong.n} wrong; both kinds are needed"
-            )
+            return f"of the runs that it judged {known.right.n} are right and {known.wrong.n} wrong; both are needed"
         if known.low < threshold:
             found = f"its balanced agreement on {known.all.n} runs is {balanced:.2f}, surely above {known.low:.2f} only"
             return f"{found}; {threshold:g} is needed"
