@@ -72,7 +72,7 @@ class PromptLearner:
 
     Each search works on a copy of its own, so a method may keep what it needs in fields with ``init=False``.
     ``unused`` names the options that a method has no use for; they are refused. ``counts`` names its own options that
-    are at least 1.
+    are at least 1, ``positive`` those that are above 0.
 
     Args:
         model: a model, or its name, that writes; the learners that need one say so.
@@ -90,6 +90,7 @@ class PromptLearner:
     name: ClassVar[str]
     unused: ClassVar[tuple[str, ...]] = ()
     counts: ClassVar[tuple[str, ...]] = ()
+    positive: ClassVar[tuple[str, ...]] = ()
     model: Model | str | None = None
     parts: str = "system"
     runs: int = 300
@@ -103,6 +104,9 @@ class PromptLearner:
         for option in ("runs", "validation", "minibatch", "steps", "concurrency", *self.counts):
             if getattr(self, option) < 1:
                 raise UserError(f"{option} is {getattr(self, option)!r}; at least 1 is needed")
+        for option in self.positive:
+            if getattr(self, option) <= 0:
+                raise UserError(f"{option} is {getattr(self, option)!r}; a number above 0 is needed")
         for each in fields(self):
             if each.name in self.unused and getattr(self, each.name) != each.default:
                 raise UserError(f"learner {self.name!r} has no use for {each.name}; leave it out")

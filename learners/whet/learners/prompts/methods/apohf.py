@@ -63,6 +63,7 @@ class Apohf(PromptLearner):
 
     name: ClassVar[str] = "apohf"
     counts: ClassVar[tuple[str, ...]] = ("size", "startup")
+    positive: ClassVar[tuple[str, ...]] = ("ridge", "explore")
     unused: ClassVar[tuple[str, ...]] = ("validation",)
     pool: str | Sequence[str] = ""
     by: Comparer | str = "person"

@@ -68,6 +68,7 @@ class Playbook(PromptLearner):
 
     name: ClassVar[str] = "playbook"
     counts: ClassVar[tuple[str, ...]] = ("tokens",)
+    positive: ClassVar[tuple[str, ...]] = ("alike",)
     parts: str = "principles"
     tokens: int = 4000
     alike: float = 0.9

@@ -36,6 +36,7 @@ class ZoRankSgd(PromptLearner):
     name: ClassVar[str] = "zo-ranksgd"
     unused: ClassVar[tuple[str, ...]] = ("model", "parts")
     counts: ClassVar[tuple[str, ...]] = ("candidates", "tries")
+    positive: ClassVar[tuple[str, ...]] = ("spread", "rate")
     ranges: str = ""
     by: Comparer | str = "verifiers"
     candidates: int = 6
