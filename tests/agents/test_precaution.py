@@ -49,7 +49,7 @@ async def test_a_low_score_stops_the_call_and_the_model_is_told_why() -> None:
 
 
 @pytest.mark.asyncio
-@pytest.mark.parametrize("said", ["Looks fine to me.", "<score>2</score>", ""])
+@pytest.mark.parametrize("said", ["Looks fine to me.", "<score>2</score>", "<score>1.5</score>", ""])
 async def test_without_a_score_nothing_is_run(said: str) -> None:
     async with ScriptedModel([say_tool("send", {"to": "Ada"}), said, "Given up."]) as model:
         await Agent("react", model, tools=[send]).arun("Write to Ada.")
