@@ -162,11 +162,11 @@ async def test_the_embedded_model_solves_more_with_a_reviewer(
     public_tasks: Callable[[int], list[Task]], settings: Settings
 ) -> None:
     """It knows none of the verbs; the reviewer passes on what the public checks found."""
-    tasks, tiny = public_tasks(6), load_model("tiny")
+    tasks, tiny = public_tasks(4), load_model("tiny")
     async with SandboxPool(size=1) as pool:
         alone = await run_tasks(Agent("refine", tiny, sandbox=pool, policy=settings(rounds=0)), tasks, purpose="gate")
-        other = ScriptedModel([names_a_failing_check] * 24)
-        agent = Agent("reviewed", tiny, models={"reviewer": other}, sandbox=pool, policy=settings(rounds=4))
+        other = ScriptedModel([names_a_failing_check] * 12)
+        agent = Agent("reviewed", tiny, models={"reviewer": other}, sandbox=pool, policy=settings(rounds=3))
         reviewed = await run_tasks(agent, tasks, purpose="gate")
     assert sum(result.passed for result in reviewed) > sum(result.passed for result in alone)
     assert all(result.run.meta["flips"]["to_wrong"] == 0 for result in reviewed)  # type: ignore[index,call-overload]
