@@ -3,8 +3,9 @@
     python -m benchmarks.friction             # a table; --quick for few tasks, --json FILE also writes it as JSON
 
 The model gets tasks of a world whose verbs it does not know, and is told after each answer which checks failed, what
-came and what was expected: feedback that names the error exactly. Four ways to give it another try have as many calls
-as ``best_of_n``, which hears nothing. Answers are judged by the world's grammar, so that nothing but the model counts.
+came and what was expected: feedback that names the error exactly. The ways to give it another try have as many calls as
+``best_of_n``, which hears nothing; a lazy user says only that the answer is wrong. Answers are judged by the world's
+grammar, so that nothing but the model counts.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from rich.table import Table
 
 from whet.agents import Agent, run_tasks
 from whet.agents.tasksets.world import judge_answer, world_task
-from whet.core import Policy, Run, Task, Verdict
+from whet.core import Critique, Policy, Run, Task, Verdict
 from whet.core.models import Model, load_model
 from whet.core.models.tiny.world import World
 from whet.learners.friction import recorded_friction
@@ -36,6 +37,7 @@ WAYS: dict[str, tuple[str, dict[str, float]]] = {
     "refine, heat 0.2": ("refine", {"rounds": CALLS - 1, "heat": 0.2}),
     "refine, forbid": ("refine", {"rounds": CALLS - 1, "forbid": 1}),
     "refine, heat 0.2 and forbid": ("refine", {"rounds": CALLS - 1, "heat": 0.2, "forbid": 1}),
+    "refine, lazy user": ("refine", {"rounds": CALLS - 1}),
     "best_of_n (no feedback)": ("best_of_n", {"n": CALLS}),
 }
 
@@ -45,11 +47,21 @@ def judge(task: Task, run: Run) -> Sequence[Verdict]:
     return [msgspec.structs.replace(each, run_id=run.id) for each in judge_answer(task, run.answer or "")]
 
 
+def lazy(task: Task, run: Run, verdicts: Sequence[Verdict]) -> Sequence[Critique]:
+    """Says that the answer is wrong, and no more."""
+    ids = tuple(verdict.id for verdict in verdicts)
+    return [Critique(run_id=run.id, text="It is wrong.", source="lazy", verdict_ids=ids)]
+
+
 async def way(name: str, model: Model, tasks: Sequence[Task], folder: Path) -> Row:
     """Returns what became of the tasks under one pattern and its settings."""
     graph, knobs = WAYS[name]
     policy = Policy().with_settings(temperature=0.5, **knobs)
-    async with await Memory.open(folder) as memory, Agent(graph, model, memory=memory, verify=judge) as agent:
+    critique = lazy if "lazy" in name else None
+    async with (
+        await Memory.open(folder) as memory,
+        Agent(graph, model, memory=memory, verify=judge, critique=critique) as agent,
+    ):
         results = await run_tasks(agent, tasks, concurrency=1, policy=policy, progress=lambda result: None)
         rows = await recorded_friction(memory, limit=len(tasks))
     solved = sum(result.passed for result in results) / len(results)
