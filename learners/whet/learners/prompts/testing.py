@@ -71,7 +71,7 @@ def conclude_from(known: Mapping[str, str], examples: Iterable[tuple[str, str, s
     known = dict(known)
     read = [(_chain(task), answer, feedback) for task, answer, feedback in examples]
     for chain, answer, feedback in sorted(read, key=lambda example: len(example[0])):
-        unknown = [verb for verb in chain if verb not in known]
+        unknown = [verb for verb in dict.fromkeys(chain) if verb not in known]
         if feedback.startswith("passed"):
             said = read_definitions(answer)
             known |= {verb: said[verb] for verb in unknown if verb in said}
