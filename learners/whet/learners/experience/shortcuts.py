@@ -9,9 +9,10 @@ known before the first step, from the task or from what was seen by then. Each s
 machinery in fresh sandboxes; it is proposed only where every step returns again what is on record.
 """
 
+import asyncio
 import re
-from collections import defaultdict
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
+from functools import partial
 
 import msgspec
 
@@ -22,24 +23,23 @@ from whet.core.budget import Budget
 from whet.core.errors import UserError
 from whet.core.models import ScriptedModel, say_tool
 from whet.core.policy import Policy
-from whet.core.records import Candidate, Json, Record, Step, Task, ToolResult
-from whet.core.wire import decode, encode
+from whet.core.records import Candidate, Json, Step, Task, ToolResult
+from whet.core.wire import encode
 from whet.feedback import FreshSandboxes
-from whet.learners.experience.generalize import General, generalize
+from whet.learners.experience.generalize import generalize
+from whet.learners.experience.habits import Habit, arguments, find_habits, leaves, read_traces
 from whet.learners.gate import Arm
 from whet.learners.learner import Proposal
 from whet.learners.proposing import joint_trust
 from whet.learners.replay import lent_or_own
-from whet.learners.view import Judged, TrainMemory
+from whet.learners.view import TrainMemory
 from whet.skills import Skill, install
 
 __all__ = ["ShortcutLearner"]
 
 NAME = "shortcuts"
-RUNS = 100
 REPLAYS = 2
 _NAME_PART = re.compile(r"[a-z][a-z0-9]+")
-_CONSTANT = re.compile(r"[^\W\d_]{2}")
 _PATH = re.compile(r"[^\s'\"<>|;&()]+")
 _WORD_BEFORE = r"([a-z]\w+)\W{1,3}"
 
@@ -81,171 +81,37 @@ class ShortcutLearner:
         """
         tools = {tool.spec.name: tool for tool in view.tools or (shell, python)}
         again = {name: tool for name, tool in tools.items() if isinstance(tool, FunctionTool) and tool.in_sandbox}
-        traces = await _traces(view, set(again))
-        policy, used = incumbent.policy, list[_Habit]()
+        traces = await read_traces(view, set(again))
+        policy, used = incumbent.policy, list[Habit]()
+        look = partial(find_habits, min_tasks=self._min_tasks, purity=self._purity, longest=self._longest)
+        found = await asyncio.to_thread(lambda: list(look(traces)))
         async with lent_or_own(self._sandboxes) as sandboxes:
-            for habit in self._habits(traces):
+            for habit in found:
                 skill = _skill(habit, policy)
-                if skill is None or len(used) == self._at_most:
+                if skill is None or not await _proves_itself(skill, habit, again, sandboxes):
                     continue
-                if await _proves_itself(skill, habit, again, sandboxes):
-                    policy = install(policy, skill)
-                    used.append(habit)
+                policy = install(policy, skill)
+                used.append(habit)
+                if len(used) == self._at_most:
+                    break
         if used:
             yield _proposal(incumbent, policy, used)
 
-    def _habits(self, traces: Sequence["_Trace"]) -> Iterator["_Habit"]:
-        """Yields what was done alike in several tasks and led to success, the longest first, none twice."""
-        passed = [trace for trace in traces if trace.item.passed]
-        groups: dict[tuple[str, ...], list[_Window]] = defaultdict(list)
-        for trace in passed:
-            for window in trace.windows(self._longest):
-                groups[window.names].append(window)
-        habits = [habit for windows in groups.values() for habit in _clusters(windows)]
-        habits.sort(key=lambda habit: (-len(habit.windows[0].calls), -len(habit.tasks)))
-        covered: set[tuple[str, int]] = set()
-        failed = [trace for trace in traces if not trace.item.passed]
-        for habit in habits:
-            if len(habit.tasks) < self._min_tasks or habit.cells <= covered:
-                continue
-            bad = sum(any(habit.fits(window) for window in trace.windows(self._longest)) for trace in failed)
-            if len(habit.runs) / (len(habit.runs) + bad) >= self._purity:
-                covered |= habit.cells
-                yield habit
 
-
-class _Trace(Record, frozen=True, kw_only=True):
-    """The tool calls of a run, up to the first that cannot be done again."""
-
-    item: Judged
-    calls: tuple[ToolResult, ...]
-
-    def windows(self, longest: int) -> Iterator["_Window"]:
-        for size in range(2, min(longest, len(self.calls)) + 1):
-            for start in range(len(self.calls) - size + 1):
-                yield _Window(trace=self, start=start, calls=self.calls[start : start + size])
-
-
-class _Window(Record, frozen=True, kw_only=True):
-    """Some calls of a trace, one after the other."""
-
-    trace: _Trace
-    start: int
-    calls: tuple[ToolResult, ...]
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return tuple(result.call.name for result in self.calls)
-
-    @property
-    def term(self) -> Json:
-        """The calls' arguments; None where a model wrote none that can be read."""
-        return [_arguments(result) for result in self.calls]
-
-    def knows(self, value: Json) -> bool:
-        """Whether a value was to be seen before the first of the calls."""
-        seen = (self.trace.item.task.prompt, *(result.content for result in self.trace.calls[: self.start]))
-        whole = re.compile(rf"(?<!\w){re.escape(str(value).strip())}(?!\w)")
-        return any(whole.search(text) for text in seen)
-
-
-class _Habit(Record, frozen=True, kw_only=True):
-    """Windows that are alike, and what they have in common."""
-
-    windows: tuple[_Window, ...]
-    general: General
-
-    @property
-    def tasks(self) -> set[str]:
-        return {window.trace.item.task.id for window in self.windows}
-
-    @property
-    def runs(self) -> set[str]:
-        return {window.trace.item.run.id for window in self.windows}
-
-    @property
-    def cells(self) -> set[tuple[str, int]]:
-        """Which calls of which runs it stands for."""
-        spans = [(each.trace.item.run.id, each.start, len(each.calls)) for each in self.windows]
-        return {(run, at) for run, start, size in spans for at in range(start, start + size)}
-
-    def joined(self, window: _Window) -> "_Habit | None":
-        """Returns the habit with another window; ``None`` where that one does something else."""
-        windows = (*self.windows, window)
-        general = generalize([each.term for each in windows])
-        if general is None or not isinstance(general.template, list):
-            return None
-        known = all(
-            each.knows(value) for values in general.values.values() for each, value in zip(windows, values, strict=True)
-        )
-        tells = all(_CONSTANT.search(PLACE.sub("", encode(_leaves(step)).decode())) for step in general.template)
-        return _Habit(windows=windows, general=general) if known and tells else None
-
-    def fits(self, window: _Window) -> bool:
-        """Whether a window does what this habit does, with values of its own."""
-        if window.names != self.windows[0].names:
-            return False
-        with_it = generalize([*(each.term for each in self.windows), window.term])
-        return with_it is not None and with_it.template == self.general.template
-
-
-def _clusters(windows: Sequence[_Window]) -> list[_Habit]:
-    """Returns windows of equal names put together where they have something in common."""
-    habits: list[_Habit] = []
-    for window in windows:
-        for number, habit in enumerate(habits):
-            if (joined := habit.joined(window)) is not None:
-                habits[number] = joined
-                break
-        else:
-            if (general := generalize([window.term])) is not None:
-                habits.append(_Habit(windows=(window,), general=general))
-    return habits
-
-
-async def _traces(view: TrainMemory, again: set[str]) -> list[_Trace]:
-    judged = {item.run.id: item for item in (await view.judged())[-RUNS:]}
-    steps: dict[str, list[Step]] = defaultdict(list)
-    for step in await view.about(Step, list(judged), kinds=["tool_result"]):
-        steps[step.run_id].append(step)
-    found = []
-    for run_id, taken in steps.items():
-        results = [step.body for step in sorted(taken, key=lambda step: step.seq) if isinstance(step.body, ToolResult)]
-        odd = (n for n, each in enumerate(results) if each.call.name not in again or not _arguments(each) or each.error)
-        found.append(_Trace(item=judged[run_id], calls=tuple(results[: next(odd, len(results))])))
-    return found
-
-
-def _arguments(result: ToolResult) -> dict[str, Json] | None:
-    try:
-        return decode(result.call.arguments.encode(), dict[str, Json])
-    except msgspec.DecodeError:
-        return None
-
-
-def _leaves(value: Json) -> list[Json]:
-    if isinstance(value, dict | list):
-        inner = value.values() if isinstance(value, dict) else value
-        return [leaf for each in inner for leaf in _leaves(each)]
-    return [value]
-
-
-def _skill(habit: _Habit, policy: Policy) -> Skill | None:
+def _skill(habit: Habit, policy: Policy) -> Skill | None:
     """Returns the habit as a skill; ``None`` where the policy has it."""
-    template, first = habit.general.template, habit.windows[0]
-    assert isinstance(template, list)
     names = _names(habit)
-    renamed = fill(template, {old: f"{{{{{new}}}}}" for old, new in names.items()})
+    places: dict[str, Json] = {old: f"{{{{{new}}}}}" for old, new in names.items()}
     steps = tuple(
-        ShortcutStep(tool=call.call.name, arguments=step, ends_with=_ending(habit, number))
-        for number, (call, step) in enumerate(zip(first.calls, renamed, strict=True))  # type: ignore[arg-type]
-        if isinstance(step, dict)
+        ShortcutStep(tool=call.call.name, arguments=renamed, ends_with=_ending(habit, number))
+        for number, (call, step) in enumerate(zip(habit.windows[0].calls, habit.steps, strict=True))
+        if isinstance(renamed := fill(step, places), dict)
     )
-    shortcut = Shortcut(parameters=_schemas(habit, names), requires=_requires(habit, names), steps=steps)
+    shortcut = Shortcut(parameters=_schemas(habit, names), requires=_requires(habit, places), steps=steps)
     data = encode(shortcut)
     if any(policy.skill(name).get(FILE) == data for name in policy.skill_names()):
         return None
-    name = _free_name(template, policy)
+    name = _free_name(habit, policy)
     lines = [f"{n}. {step.tool} {encode(step.arguments).decode()}" for n, step in enumerate(steps, start=1)]
     when = _precondition(habit, names)
     given = ", ".join(names.values()) or "no parameters"
@@ -254,7 +120,7 @@ def _skill(habit: _Habit, policy: Policy) -> Skill | None:
     return Skill(name=name, description=description[:1000], body=body, files={FILE: data})
 
 
-def _names(habit: _Habit) -> dict[str, str]:
+def _names(habit: Habit) -> dict[str, str]:
     """Returns names for the parameters: the word before the value in the task, where there is one."""
     prompt = habit.windows[0].trace.item.task.prompt.lower()
     names: dict[str, str] = {}
@@ -264,7 +130,7 @@ def _names(habit: _Habit) -> dict[str, str]:
     return names
 
 
-def _schemas(habit: _Habit, names: dict[str, str]) -> dict[str, dict[str, Json]]:
+def _schemas(habit: Habit, names: dict[str, str]) -> dict[str, dict[str, Json]]:
     def schema(values: Sequence[Json]) -> dict[str, Json]:
         kind: dict[str, Json] = {"type": "string"} if all(isinstance(value, str) for value in values) else {}
         return {**kind, "description": f"for example {encode(values[0]).decode()}"}
@@ -272,30 +138,25 @@ def _schemas(habit: _Habit, names: dict[str, str]) -> dict[str, dict[str, Json]]
     return {names[old]: schema(values) for old, values in habit.general.values.items()}
 
 
-def _requires(habit: _Habit, names: dict[str, str]) -> tuple[str, ...]:
+def _requires(habit: Habit, places: dict[str, Json]) -> tuple[str, ...]:
     """Returns the paths with parameters that were files of the task in every run."""
-    texts = [leaf for leaf in _leaves(habit.general.template) if isinstance(leaf, str)]
+    texts = [leaf for step in habit.steps for leaf in leaves(step) if isinstance(leaf, str)]
     paths = dict.fromkeys(path for text in texts for path in _PATH.findall(text) if PLACE.search(path))
-    renamed: dict[str, Json] = {old: f"{{{{{new}}}}}" for old, new in names.items()}
     return tuple(
-        str(fill(path, renamed))
+        str(fill(path, places))
         for path in paths
-        if all(fill(path, _values(habit, n)) in each.trace.item.task.files for n, each in enumerate(habit.windows))
+        if all(fill(path, habit.values(n)) in each.trace.item.task.files for n, each in enumerate(habit.windows))
     )
 
 
-def _values(habit: _Habit, number: int) -> dict[str, Json]:
-    return {name: values[number] for name, values in habit.general.values.items()}
-
-
-def _ending(habit: _Habit, step: int) -> str:
+def _ending(habit: Habit, step: int) -> str:
     """Returns how the step's result ended every time, where that is a status line such as ``[exit code 0]``."""
     lines = {window.calls[step].content.rstrip().rpartition("\n")[2] for window in habit.windows}
     (line, *others) = lines
     return line if not others and line.startswith("[") else ""
 
 
-def _precondition(habit: _Habit, names: dict[str, str]) -> str:
+def _precondition(habit: Habit, names: dict[str, str]) -> str:
     """Returns what the tasks have in common, with the parameters' names in capitals."""
     terms: list[Json] = [[window.term, window.trace.item.task.prompt] for window in habit.windows]
     general = generalize(terms)
@@ -304,26 +165,24 @@ def _precondition(habit: _Habit, names: dict[str, str]) -> str:
     return " ".join(re.sub(r"[<>]", "", shown).split())
 
 
-def _free_name(template: Sequence[Json], policy: Policy) -> str:
+def _free_name(habit: Habit, policy: Policy) -> str:
     parts = []
-    for step in template:
-        words = _NAME_PART.findall(PLACE.sub("", " ".join(map(str, _leaves(step)))).lower())
+    for step in habit.steps:
+        words = _NAME_PART.findall(PLACE.sub("", " ".join(map(str, leaves(step)))).lower())
         parts.append(words[0] if words else "step")
     base = "-".join(dict.fromkeys(parts))[:50].strip("-")
     taken = set(policy.skill_names())
     return next(name for n in range(1, len(taken) + 2) if (name := base if n == 1 else f"{base}-{n}") not in taken)
 
 
-async def _proves_itself(
-    skill: Skill, habit: _Habit, tools: dict[str, FunctionTool], sandboxes: FreshSandboxes
-) -> bool:
+async def _proves_itself(skill: Skill, habit: Habit, tools: dict[str, FunctionTool], sandboxes: FreshSandboxes) -> bool:
     """Whether the shortcut, called by an agent in the place of the recorded calls, returns what they returned."""
     names = list(Shortcut.parse(skill.files[FILE], FILE).parameters)
     chosen = {window.trace.item.task.id: number for number, window in enumerate(habit.windows)}
     for number in list(chosen.values())[:REPLAYS]:
         window = habit.windows[number]
-        values = dict(zip(names, _values(habit, number).values(), strict=True))
-        before = [(each.call.name, _arguments(each) or {}) for each in window.trace.calls[: window.start]]
+        values = dict(zip(names, habit.values(number).values(), strict=True))
+        before = [(each.call.name, arguments(each) or {}) for each in window.trace.calls[: window.start]]
         calls = [*before, (skill.name, values)]
         results = await _call(calls, skill, window.trace.item.task, tools, sandboxes)
         recorded = "\n".join(each.content for each in window.calls)
@@ -350,7 +209,7 @@ async def _call(
     return [body for body in bodies if isinstance(body, ToolResult)]
 
 
-def _proposal(incumbent: Arm, policy: Policy, habits: Iterable[_Habit]) -> Proposal:
+def _proposal(incumbent: Arm, policy: Policy, habits: Iterable[Habit]) -> Proposal:
     items = [window.trace.item for habit in habits for window in habit.windows]
     names = [name for name in policy.skill_names() if name not in incumbent.policy.skill_names()]
     candidate = Candidate(
