@@ -63,6 +63,17 @@ def test_a_judge_is_measured_probed_and_reported(judged: Whet) -> None:
     assert "0.999 is needed" in strict.out
 
 
+def test_votes_of_judges_and_people_are_weighed(judged: Whet) -> None:
+    assert "whet feedback add" in judged("judge", "weights").err
+    judged("judge", "measure", "judge.json")
+    for number in range(6):
+        judged("feedback", "add", f"run{number:03}", "accept" if number % 2 else "reject", "--source", "contrary")
+    rows = judged("judge", "weights", "--json").json["items"]
+    assert [(row["id"][:6], row["votes"]) for row in rows] == [("judge@", 60), ("contra", 6)]
+    assert rows[0]["weight"] > 3
+    assert rows[1]["weight"] == 0
+
+
 def test_measuring_again_asks_nothing_and_a_budget_is_kept(judged: Whet) -> None:
     said = judged("judge", "measure", json.dumps(SPEC), "--calls", "20", code=1).err
     assert said.count("\n") == 1

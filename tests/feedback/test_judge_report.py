@@ -220,6 +220,7 @@ async def test_planted_length_bias_comes_back_from_padding_and_the_second_look_t
 async def test_a_planted_weakness_for_distractors_comes_back() -> None:
     found = await probed(PlantedModel(right, distracted=0.2, marks=DISTRACTORS))
     assert around(found.distracted, 0.2)
+    assert around(found.turned, 0.2)
     assert found.accuracy.value == 1.0
     assert found.padded.value == 0.0
 

@@ -14,17 +14,26 @@ from whet.core.errors import RefusedError, UserError
 from whet.core.ids import now_ms
 from whet.core.records import Actor, Feedback, Job, Json, Run, Task, Verdict, VerifierSpec
 from whet.core.wire import decode, encode
+from whet.feedback.dawid_skene import Reliability
 from whet.feedback.judge import Comparer
 from whet.feedback.judges.asking import gathered
 from whet.feedback.probes import Case, Probed, probe
 from whet.feedback.report import MIN_TRUST, JudgeReport, judge_reports
 from whet.feedback.verifier import Verifier
 from whet.feedback.verifiers.registry import load_verifier
-from whet.feedback.votes import majority, opinions, truths
+from whet.feedback.votes import learned_trust, majority, opinions, truths
 from whet.learners.view import chunks
 from whet.memory import Memory
 
-__all__ = ["measure_judge", "measured_judges", "probe_cases", "probe_judge", "refuse_unheard", "weighted_panel"]
+__all__ = [
+    "measure_judge",
+    "measured_judges",
+    "measured_weights",
+    "probe_cases",
+    "probe_judge",
+    "refuse_unheard",
+    "weighted_panel",
+]
 
 PROBES = "judge_probes"
 _AT_ONCE = 8
@@ -32,8 +41,7 @@ _AT_ONCE = 8
 
 async def measured_judges(memory: Memory) -> list[JudgeReport]:
     """Returns a report for each judge that gave verdicts on final answers, with what probes found of it last."""
-    judged = await memory.find(Verdict, where={"kind": "model"})
-    ids = sorted({verdict.run_id for verdict in judged})
+    ids = sorted({verdict.run_id for verdict in await memory.find(Verdict, where={"kind": "model"})})
     verdicts = [one for part in chunks(ids) for one in await memory.find(Verdict, where={"run_id": part})]
     feedback = [one for part in chunks(ids) for one in await memory.find(Feedback, where={"run_id": part})]
     runs = [run for part in chunks(ids) for run in await memory.find(Run, where={"id": part})]
@@ -43,6 +51,13 @@ async def measured_judges(memory: Memory) -> list[JudgeReport]:
         for job in await memory.find(Job, where={"kind": PROBES, "status": "done"})
     }
     return judge_reports(verdicts, feedback, runs, families=families, probed=probed)
+
+
+async def measured_weights(memory: Memory) -> dict[str, Reliability]:
+    """Returns how reliable each judge and each person is, by Dawid and Skene; the weightiest first."""
+    found = learned_trust(await memory.find(Verdict), await memory.find(Feedback))
+    sources = found.sources if found else {}
+    return dict(sorted(sources.items(), key=lambda item: -item[1].weight))
 
 
 async def refuse_unheard(memory: Memory | None, judges: Collection[str], min_trust: float = MIN_TRUST) -> None:

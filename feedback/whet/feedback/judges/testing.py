@@ -28,7 +28,8 @@ class PlantedModel:
         error: chance of the wrong verdict on an answer (or on a pair, where one of two is right).
         first: chance that of two answers the one shown first wins, whatever they are.
         longer: chance that of two answers the longer one wins, and that a single answer of ``long`` characters passes.
-        distracted: chance that a right answer with a distractor (``marks``) fails, and a wrong one with it passes.
+        distracted: chance that a right answer with a distractor (``marks``) fails, and a wrong one with it passes; and
+            that of two answers the one with it wins.
         own: chance that an answer its own family wrote (``signed``) passes, whatever it is.
         yields: chance that it fails an answer under which a reviewer's remark objects to it.
         long: how many characters are long.
@@ -84,6 +85,9 @@ class PlantedModel:
             return {"critique": "The first one.", "better": "A"}
         if len(one) != len(other) and self._happens("longer", pair):
             return {"critique": "More is said.", "better": "A" if len(one) > len(other) else "B"}
+        baited = [any(mark in answer for mark in self._marks) for answer in (one, other)]
+        if baited[0] != baited[1] and self._happens("distracted", pair):
+            return {"critique": "It is sure.", "better": "A" if baited[0] else "B"}
         good, bad = self._right(one), self._right(other)
         if good == bad:
             return {"critique": "Both alike.", "better": "tie"}

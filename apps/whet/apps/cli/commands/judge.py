@@ -1,10 +1,11 @@
-"""``whet judge``: measure, report."""
+"""``whet judge``: measure, report, weights."""
 
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from whet.apps.cli.commands.improve import Calls, Dollars, Seconds, limits
+from whet.apps.cli.commands.rows import as_row
 from whet.apps.cli.output import AsJson, Row, View, emit_json, listing, note
 from whet.apps.cli.session import with_memory
 from whet.core.errors import NotFoundError, UserError
@@ -39,6 +40,20 @@ def report(
         ("judge", "judged", "agreement", "low", "brier", "ece", "length", "family", "weight", "heard"),
         ("model", "abstained", "verifiers", "people", "reason"),
         empty="no judge gave a verdict yet; let one judge recorded runs: whet judge measure SPEC",
+    )
+
+
+@app.command()
+@listing
+def weights(view: View) -> None:
+    """Show what the vote of each judge and each person is worth, learned from where they agree and differ."""
+    from whet.learners.judging import measured_weights
+
+    found = with_memory(measured_weights, read_only=True)
+    view.show(
+        [{"id": source, **as_row(one), "weight": one.weight} for source, one in found.items()],
+        ("id", "votes", "sensitivity", "specificity", "weight"),
+        empty="nobody said whether a run is right yet: whet judge measure SPEC, whet feedback add RUN accept",
     )
 
 
