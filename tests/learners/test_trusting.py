@@ -9,6 +9,7 @@ from whet.agents import Agent
 from whet.core.models import Model
 from whet.core.records import Actor, Feedback, Outcome, Run, TaskSet, Verdict, VerdictKind
 from whet.feedback import feedback
+from whet.feedback.simulated import Annotator, Persona
 from whet.feedback.trust import standing
 from whet.learners.gate import Gate, GateConfig
 from whet.learners.improve import ImproveConfig, improve
@@ -84,6 +85,18 @@ async def test_trust_is_counted_anew_each_time(memory: Memory) -> None:
     assert (bob.agreement, bob.observations) == (2 / 3, 1)
     assert {actor.id for actor in await measured_trust(memory)} == {"ana", "bob", "eve", "judge@1", "signal:reask"}
     assert await memory.get(Actor, "bob") == bob
+
+
+@pytest.mark.asyncio
+async def test_the_noise_of_simulated_annotators_is_found(memory: Memory) -> None:
+    runs = [Run(id=f"r{n}", task_id=TASK, agent="a", status="done") for n in range(200)]
+    right = {run.id: n % 3 > 0 for n, run in enumerate(runs)}
+    annotators = [Annotator(Persona(name=f"flips {flip}", flip=flip)) for flip in (0.0, 0.25, 0.5)]
+    said = [each.opinion(run.id, right=right[run.id]) for each in annotators for run in runs]
+    await memory.put(*runs, *said, *(verdict(run, "pass" if right[run.id] else "fail") for run in runs))
+    await update_trust(memory)
+    found = [(await memory.get(Actor, each.persona.name)).agreement for each in annotators]
+    assert found == pytest.approx([1.0, 0.75, 0.5], abs=0.07)
 
 
 class Nothing:
