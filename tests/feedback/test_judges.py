@@ -26,6 +26,7 @@ from whet.feedback.judges import Aspects, Checklist, OwnAnswer, Pairwise, Rubric
 from whet.feedback.judges.checklist import read_holds
 from whet.feedback.judges.rubric import ASPECTS, read_rating
 from whet.feedback.judges.testing import PlantedModel
+from whet.feedback.traits import Trait, write_rubric
 
 TASK = Task(id="t", messages=(Message(role="user", content="What is 6 times 7?"),), reference="42")
 ITEMS: list[Json] = ["It is right.", "It is polite."]
@@ -171,6 +172,13 @@ def test_a_rubric_of_a_policy_is_put_into_the_judge_by_who_makes_the_tasks() -> 
     made = load_verifier(with_rubric(spec, policy))
     assert isinstance(made, Checklist)
     assert made.items == ("It is short.",)
+    traits = [
+        Trait(name="units", definition="Every number has one.", good=("Says 5 m.",), bad=("Says 5.", "Says five."))
+    ]
+    learned = Policy.of({"rubrics/style.md": write_rubric("style", traits)})
+    judge = load_verifier(with_rubric(spec, learned))
+    assert isinstance(judge, Checklist)
+    assert judge.items == ("units: Every number has one. (shown by: Says 5 m., missed by: Says 5.; Says five.)",)
     with pytest.raises(UserError, match="it has none"):
         with_rubric(spec, Policy())
 

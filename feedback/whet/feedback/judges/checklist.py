@@ -14,6 +14,7 @@ from whet.core.records import Check, Json, Message, Task
 from whet.feedback.answers import list_items
 from whet.feedback.judges.asking import DATA, ask, numbered
 from whet.feedback.judges.judging import JudgeParams, ModelJudge
+from whet.feedback.traits import read_rubric
 from whet.feedback.verifiers.configured import Finding
 
 __all__ = ["Checklist", "ChecklistParams", "read_holds"]
@@ -34,7 +35,7 @@ Held = tuple[bool, str]
 
 
 class ChecklistParams(JudgeParams, frozen=True, kw_only=True):
-    """``items``: statements that hold or do not; those of the ``rubric``'s Markdown list unless given."""
+    """``items``: statements that hold or do not. Unless given: the traits of the ``rubric``, or else its Markdown list."""
 
     items: tuple[str, ...] = ()
 
@@ -47,7 +48,7 @@ class Checklist(ModelJudge[ChecklistParams]):
 
     def check_params(self) -> None:
         """Raises ``VerifierError`` where there is nothing to check."""
-        self.items = self.params.items or tuple(list_items(self.params.rubric))
+        self.items = self.params.items or tuple(_items(self.params.rubric))
         if not self.items:
             raise VerifierError(f"verifier {self.kind!r} has no items; give items=[…], or a rubric that is a list")
 
@@ -63,6 +64,17 @@ class Checklist(ModelJudge[ChecklistParams]):
             Check(name=item, passed=holds, message=why) for item, (holds, why) in zip(self.items, held, strict=True)
         )
         return self.found(sum(check.passed for check in checks) / count, checks)
+
+
+def _items(rubric: str) -> list[str]:
+    """Returns what a rubric asks for, a trait an item, or the items of its list where it has no traits."""
+    items = []
+    for trait in read_rubric(rubric):
+        shown = [f"shown by: {'; '.join(trait.good)}"] if trait.good else []
+        missed = [f"missed by: {'; '.join(trait.bad)}"] if trait.bad else []
+        more = f" ({', '.join(shown + missed)})" if shown or missed else ""
+        items.append(f"{trait.name}: {' '.join(trait.definition.split())}{more}")
+    return items or list_items(rubric)
 
 
 def read_holds(reply: str, count: int) -> list[Held] | None:
