@@ -171,6 +171,22 @@ async def test_what_cannot_be_replayed_is_not_proposed(memory: Memory, pool: San
 
 
 @pytest.mark.asyncio
+async def test_a_shortcut_never_has_the_name_of_a_tool(memory: Memory, pool: SandboxPool) -> None:
+    for number in range(3):
+        commands = [f"shell=sh; ls file{number}", f"shell=sh; cat file{number}"]
+        task = Task(
+            id=f"t{number}",
+            messages=(Message(role="user", content=f"Show file{number}."),),
+            files={f"file{number}": "x"},
+            verifiers=(VerifierSpec(kind="exact", params={"expected": "ok"}),),
+        )
+        script = [*(say_tool("shell", {"command": command}) for command in commands), "ok"]
+        await Agent("react", ScriptedModel(script), tools=[shell], memory=memory, sandbox=pool).arun(task)
+    (proposal,) = await proposals(memory, pool)
+    assert proposal.policy.skill_names() == ["shell-2"]
+
+
+@pytest.mark.asyncio
 async def test_a_value_that_only_a_step_finds_out_makes_no_parameter(memory: Memory, pool: SandboxPool) -> None:
     for number in range(3):
         script = [

@@ -12,7 +12,6 @@ machinery in fresh sandboxes; it is proposed only where every step returns again
 import asyncio
 import re
 from collections.abc import AsyncIterator, Iterable, Sequence
-from functools import partial
 
 import msgspec
 
@@ -27,7 +26,7 @@ from whet.core.records import Candidate, Json, Step, Task, ToolResult
 from whet.core.wire import encode
 from whet.feedback import FreshSandboxes
 from whet.learners.experience.generalize import generalize
-from whet.learners.experience.habits import Habit, arguments, find_habits, leaves, read_traces
+from whet.learners.experience.habits import Habit, Trace, arguments, find_habits, leaves, read_traces
 from whet.learners.gate import Arm
 from whet.learners.learner import Proposal
 from whet.learners.proposing import joint_trust
@@ -83,11 +82,10 @@ class ShortcutLearner:
         again = {name: tool for name, tool in tools.items() if isinstance(tool, FunctionTool) and tool.in_sandbox}
         traces = await read_traces(view, set(again))
         policy, used = incumbent.policy, list[Habit]()
-        look = partial(find_habits, min_tasks=self._min_tasks, purity=self._purity, longest=self._longest)
-        found = await asyncio.to_thread(lambda: list(look(traces)))
+        found = await asyncio.to_thread(self._habits, traces)
         async with lent_or_own(self._sandboxes) as sandboxes:
             for habit in found:
-                skill = _skill(habit, policy)
+                skill = _skill(habit, policy, {*policy.skill_names(), *tools})
                 if skill is None or not await _proves_itself(skill, habit, again, sandboxes):
                     continue
                 policy = install(policy, skill)
@@ -97,9 +95,12 @@ class ShortcutLearner:
         if used:
             yield _proposal(incumbent, policy, used)
 
+    def _habits(self, traces: Sequence[Trace]) -> list[Habit]:
+        return [*find_habits(traces, min_tasks=self._min_tasks, purity=self._purity, longest=self._longest)]
 
-def _skill(habit: Habit, policy: Policy) -> Skill | None:
-    """Returns the habit as a skill; ``None`` where the policy has it."""
+
+def _skill(habit: Habit, policy: Policy, taken: set[str]) -> Skill | None:
+    """Returns the habit as a skill with a name that is not ``taken``; ``None`` where the policy has it."""
     names = _names(habit)
     places: dict[str, Json] = {old: f"{{{{{new}}}}}" for old, new in names.items()}
     steps = tuple(
@@ -111,7 +112,7 @@ def _skill(habit: Habit, policy: Policy) -> Skill | None:
     data = encode(shortcut)
     if any(policy.skill(name).get(FILE) == data for name in policy.skill_names()):
         return None
-    name = _free_name(habit, policy)
+    name = _free_name(habit, taken)
     lines = [f"{n}. {step.tool} {encode(step.arguments).decode()}" for n, step in enumerate(steps, start=1)]
     when = _precondition(habit, names)
     given = ", ".join(names.values()) or "no parameters"
@@ -165,13 +166,12 @@ def _precondition(habit: Habit, names: dict[str, str]) -> str:
     return " ".join(re.sub(r"[<>]", "", shown).split())
 
 
-def _free_name(habit: Habit, policy: Policy) -> str:
+def _free_name(habit: Habit, taken: set[str]) -> str:
     parts = []
     for step in habit.steps:
         words = _NAME_PART.findall(PLACE.sub("", " ".join(map(str, leaves(step)))).lower())
         parts.append(words[0] if words else "step")
     base = "-".join(dict.fromkeys(parts))[:50].strip("-")
-    taken = set(policy.skill_names())
     return next(name for n in range(1, len(taken) + 2) if (name := base if n == 1 else f"{base}-{n}") not in taken)
 
 
