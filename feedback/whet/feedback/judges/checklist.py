@@ -35,7 +35,7 @@ Held = tuple[bool, str]
 
 
 class ChecklistParams(JudgeParams, frozen=True, kw_only=True):
-    """``items``: statements that hold or do not. Unless given: the traits of the ``rubric``, or else its Markdown list."""
+    """``items``: statements that hold or do not. Unless given: the traits of the ``rubric``, or else its list."""
 
     items: tuple[str, ...] = ()
 
