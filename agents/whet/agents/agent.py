@@ -126,11 +126,10 @@ class Agent:
             )
         return {role: as_model(model) for role, model in models.items()}
 
-    def _named(self) -> dict[str, Json]:
-        return {"models": {role: model.name for role, model in self.models.items()}} if self.models else {}
-
-    def _tooled(self) -> dict[str, Json]:
-        return {"tools": list(self.tools)} if self.tools else {}
+    def _made_of(self) -> dict[str, Json]:
+        models: dict[str, Json] = {role: model.name for role, model in self.models.items()}
+        made: dict[str, Json] = {"models": models, "tools": list(self.tools)}
+        return {key: value for key, value in made.items() if value}
 
     def knobs(self, policy: Policy) -> dict[str, int | float]:
         """Returns the value of every knob of this agent under a policy.
@@ -272,14 +271,11 @@ class Agent:
 
     def refuse_another(self, run: Run, *, model: bool = True) -> None:
         """Raises ``UserError`` when another agent made the run, or one with another model where that matters."""
-        mine = {"agent": self.name, "graph": self.graph.name, "model": self.model.name, **self._named()}
-        theirs = {"agent": run.agent, "graph": run.meta.get("graph", self.graph.name), "model": run.model}
-        if "models" in mine:
-            theirs["models"] = run.meta.get("models", {})
-        if not model:
-            mine |= {key: theirs[key] for key in ("model", "models") if key in mine}
-        if different := [key for key in mine if mine[key] != theirs[key]]:
-            said = ", ".join(f"{key} {theirs[key]!r} (this agent: {mine[key]!r})" for key in different)
+        mine = {"agent": self.name, "graph": self.graph.name, "model": self.model.name, **self._made_of()}
+        theirs = {"graph": self.graph.name, **run.meta, "agent": run.agent, "model": run.model}
+        compared = ("agent", "graph", *(("model", "models") if model else ()))
+        if different := [key for key in compared if mine.get(key) != theirs.get(key)]:
+            said = ", ".join(f"{key} {theirs.get(key)!r} (this agent: {mine.get(key)!r})" for key in different)
             raise UserError(f"run {run.id!r} was made by another agent: {said}; use the same one")
 
     async def begin(
@@ -310,7 +306,7 @@ class Agent:
             run,
             status="running",
             ended_at=None,
-            meta={**run.meta, "graph": self.graph.name, "system": briefing.system, **self._named(), **self._tooled()},
+            meta={**run.meta, "graph": self.graph.name, "system": briefing.system, **self._made_of()},
         )
         trace = Trace(ListRecorder() if memory is None else memory.recorder, run, first=first, listener=listener)
         context = AgentContext(

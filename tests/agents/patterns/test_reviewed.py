@@ -104,6 +104,16 @@ async def test_it_is_replayed_with_neither_model(memory: Memory) -> None:
     assert (again.answer, again.run.error, again.run.usage.calls) == ("good", None, 0)
 
 
+@pytest.mark.asyncio
+async def test_a_run_goes_on_with_the_same_further_models_only(memory: Memory) -> None:
+    async with scripted("good", name="mine") as mine, scripted("ACCEPT") as other:
+        first = await Agent("reviewed", mine, models={"reviewer": other}, memory=memory).arun("Do it.")
+    another = Agent("reviewed", mine, models={"reviewer": scripted(name="third")}, memory=memory)
+    with pytest.raises(UserError, match=r"models \{'reviewer': 'other'\} .this agent: \{'reviewer': 'third'\}"):
+        await another.resume(first.run.id)
+    assert (await replay(another, first.run.id)).answer == "good", "a replay asks nobody"
+
+
 # --- who may review ---------------------------------------------------------------------------------------------------
 
 
