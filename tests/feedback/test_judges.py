@@ -178,7 +178,7 @@ def test_a_rubric_of_a_policy_is_put_into_the_judge_by_who_makes_the_tasks() -> 
     learned = Policy.of({"rubrics/style.md": write_rubric("style", traits)})
     judge = load_verifier(with_rubric(spec, learned))
     assert isinstance(judge, Checklist)
-    assert judge.items == ("units: Every number has one. (shown by: Says 5 m., missed by: Says 5.; Five.)",)
+    assert judge.items == ("units: Every number has one. (shown by: Says 5 m., missed by: Says 5.; Says five.)",)
     with pytest.raises(UserError, match="it has none"):
         with_rubric(spec, Policy())
 
