@@ -13,7 +13,7 @@ from langgraph.runtime import Runtime
 
 from whet.agents import AgentContext
 from whet.agents.knobs import pattern
-from whet.core.errors import UserError
+from whet.core.errors import ModelError, UserError
 from whet.core.models.tiny.world import read_definitions
 from whet.core.records import Message, Run, Task
 from whet.learners.learner import load_learner
@@ -110,6 +110,21 @@ async def test_two_prompts_of_a_graph_each_get_what_their_node_lacks(
         learned = read_definitions(proposal.policy.text(f"prompts/{part}.md"))
         assert set(learned) == {verb for verb in world.verbs if mine(verb)}
         assert all(meaning == world.meaning(verb) for verb, meaning in learned.items())
+
+
+@pytest.mark.asyncio
+async def test_a_failing_model_is_not_swallowed_by_the_library(bench: Bench) -> None:
+    class Down(Colleague):
+        async def complete(self, *args: Any, **kwargs: Any) -> Any:
+            self.asked.append("once")
+            raise ModelError("the provider is down")
+
+    model = Down()
+    with pytest.raises(ModelError, match="the provider is down"):
+        await bench.proposals(load_learner("gepa", model=model, runs=100))
+    assert model.asked == ["once"], "the library asks again after a failure"
+    with pytest.raises(UserError, match="needs a model that can write"):
+        await bench.proposals(load_learner("gepa", runs=100))
 
 
 def test_without_the_library_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
