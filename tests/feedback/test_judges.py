@@ -104,13 +104,25 @@ def test_replies_to_a_checklist_are_read_tolerantly(reply: str, found: list[bool
 
 
 @pytest.mark.asyncio
-async def test_a_judge_is_a_verifier_like_any_other() -> None:
-    example = Example(task=TASK, right="42", wrong="41")
+@pytest.mark.parametrize(
+    ("kind", "params"),
+    [
+        ("judge", {"items": ITEMS}),
+        ("rubric_judge", {"rubric": "5: right."}),
+        ("aspects_judge", {}),
+        ("reference_judge", {"rubric": "5: right."}),
+        ("panel_judge", {}),
+    ],
+)
+async def test_a_judge_is_a_verifier_like_any_other(kind: str, params: dict[str, Json]) -> None:
+    example, model = Example(task=TASK, right="42", wrong="41"), f"{__name__}:planted_factory"
+    inner: Json = {"kind": "judge", "params": {"items": ITEMS, "model": model}}
+    chosen: dict[str, Json] = {"judges": [inner, inner]} if kind == "panel_judge" else {**params, "model": model}
+    spec = VerifierSpec(kind=kind, params=chosen)
+    assert await verifier_breaches(lambda boxes: load_verifier(spec, boxes), example) == []
 
-    def make(boxes: object) -> Checklist:
-        return Checklist({"items": ITEMS}, model=planted_factory())
 
-    assert await verifier_breaches(make, example) == []
+def test_configurations_and_models_have_names_of_their_own() -> None:
     params: dict[str, Json] = {"items": ITEMS, "model": f"{__name__}:planted_factory"}
     assert Checklist(params).name != Checklist({**params, "items": ["It is right."]}).name
 
