@@ -13,8 +13,22 @@ from langgraph.prebuilt import ToolNode
 from pydantic import Field
 
 from whet.agents import Agent, fork, replay, shell
+from whet.agents.playback import Playback
 from whet.agents.runtime import Criticise, Verify
-from whet.core import ModelCall, ModelError, NotFoundError, Policy, Run, Step, ToolResult, UserError, Verdict
+from whet.core import (
+    Completion,
+    Message,
+    ModelCall,
+    ModelError,
+    NotFoundError,
+    Policy,
+    Run,
+    Sampling,
+    Step,
+    ToolResult,
+    UserError,
+    Verdict,
+)
 from whet.core.models import ScriptedModel, say_tool
 from whet.memory import Memory
 
@@ -224,3 +238,14 @@ async def test_what_cannot_be_forked_is_refused(memory: Memory) -> None:
         await replay(agent, "ffffffff")
     with pytest.raises(UserError, match="without a memory"):
         await replay(Agent("react", NOBODY), first.run.id)
+
+
+def test_calls_of_one_node_are_told_apart_by_what_was_asked() -> None:
+    """Two critics side by side in the node ``tools``: in a fork the second may ask first."""
+    run = Run(task_id="t", agent="a")
+    asked = [(Message(role="user", content=text),) for text in ("a", "b")]
+    bodies = [ModelCall(messages=each, completion=Completion(text=each[0].content.upper())) for each in asked]
+    steps = [Step(run_id=run.id, seq=seq, node="tools", body=body) for seq, body in enumerate(bodies)]
+    playback = Playback(run, steps, [], [], live=True)
+    said = [playback.complete(messages, (), Sampling(), "tools") for messages in (asked[1], asked[0], asked[0])]
+    assert [completion and completion.text for completion in said] == ["B", "A", None]

@@ -125,7 +125,9 @@ class Playback:
                 "changed since, or is not deterministic; fork the run to go on live",
                 failure="invalid",
             )
-        call = waiting.popleft()
+        # What ran side by side in a node may come in another order now; what was asked tells it apart.
+        call = next((call for call in waiting if call.messages == tuple(messages)), waiting[0])
+        waiting.remove(call)
         if call.completion is None:
             raise ModelError(call.error or "the recorded call has no answer")
         return msgspec.structs.replace(call.completion, usage=Usage())
