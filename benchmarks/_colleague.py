@@ -11,14 +11,30 @@ import ast
 import functools
 import random
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from whet.agents.graphs import PATTERNS, find_graph
 from whet.agents.tasksets.humaneval import completion_message
-from whet.core import Completion, Json, Message, Sampling, Task, ToolSpec, Usage, VerifierSpec, encode
+from whet.core import (
+    Check,
+    Completion,
+    Json,
+    Message,
+    Outcome,
+    Run,
+    Sampling,
+    Task,
+    ToolSpec,
+    Usage,
+    Verdict,
+    VerifierSpec,
+    encode,
+)
+from whet.feedback import FreshSandboxes
 
-__all__ = ["PROBLEMS", "Colleague", "Problem", "task_of"]
+__all__ = ["PROBLEMS", "Colleague", "InProcess", "Problem", "shown", "task_of"]
 
 RIGHT, HEEDS, JUDGES, TESTS = 0.12, 0.8, 0.8, 0.6
 
@@ -148,13 +164,38 @@ PROBLEMS = tuple(make_problem(source, inputs) for source, inputs in SOURCES)
 def task_of(problem: Problem) -> Task:
     """Returns the problem as a held-out task: two of its inputs are public checks, all judge the answer."""
     cases: list[Json] = [[arguments, problem.value(problem.reference, arguments)] for arguments in problem.inputs]
-    params: dict[str, Json] = {"form": "cases", "entry_point": problem.name}
     specs = (
-        VerifierSpec(kind="python_tests", params={**params, "cases": cases[:2]}, public=True),
-        VerifierSpec(kind="python_tests", params={**params, "cases": cases}),
+        VerifierSpec(kind="benchmarks._colleague:shown", params={"cases": cases[:2]}, public=True),
+        VerifierSpec(kind="python_tests", params={"form": "cases", "entry_point": problem.name, "cases": cases}),
     )
     head = problem.reference.splitlines()[0]
     return Task(id=problem.name, messages=(completion_message(head),), verifiers=specs, split="heldout")
+
+
+@dataclass(frozen=True)
+class InProcess:
+    """A verifier by a function of task and answer, for checks that execute no stranger's code."""
+
+    name: str
+    judge: Callable[[Task, str], Sequence[Check]]
+
+    async def verify(self, task: Task, run: Run) -> Verdict:
+        """Returns the verdict."""
+        checks = tuple(self.judge(task, run.answer or ""))
+        score = sum(check.passed for check in checks) / len(checks)
+        outcome: Outcome = "pass" if score == 1 else "fail"
+        return Verdict(run_id=run.id, task_id=task.id, verifier=self.name, outcome=outcome, score=score, checks=checks)
+
+
+def shown(params: dict[str, Any], sandboxes: FreshSandboxes | None) -> InProcess:
+    """Returns the verifier of a problem's public checks: the programs are the mutants above, and run in this process."""
+
+    def judge(task: Task, answer: str) -> list[Check]:
+        problem = next(each for each in PROBLEMS if each.name == task.id)
+        found = [(f"{task.id}({case})", problem.value(answer, case), expected) for case, expected in params["cases"]]
+        return [Check(name=c, passed=got == wanted, call=c, expected=wanted, got=got) for c, got, wanted in found]
+
+    return InProcess("shown", judge)
 
 
 class Colleague:

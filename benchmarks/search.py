@@ -1,9 +1,9 @@
 """Search at inference time at equal budget, and choosing among programs without trusted tests.
 
     python -m benchmarks.search               # four tables; --quick in a minute or two, --json FILE writes them as JSON
-    python -m benchmarks.search --seeds 5     # more seeds
+    python -m benchmarks.search --seeds 5 --calls 24      # other seeds and budgets
 
-Every run may ask its model at most ``CALLS`` times, by a hard budget. Patterns hear the public checks of a task (two of
+Every run may ask its model at most ``--calls`` times (8), by a hard budget. Patterns hear the public checks of a task (two of
 its cases); all its cases judge the answer. Beside them stand one answer without search, best of n and refine.
 
 - *embedded model*: tasks of a world whose verbs it does not know. It can sample and correct, but plays no role.
@@ -30,75 +30,84 @@ import numpy.typing as npt
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks._colleague import PROBLEMS, Colleague, task_of
+from benchmarks._colleague import PROBLEMS, Colleague, InProcess, task_of
 from whet.agents import Agent, RunResult
 from whet.agents.choosing import RULES, agree, b4, choose, codet, next_question
-from whet.agents.tasksets.world import world_task
-from whet.core import Budget, Policy, Task
+from whet.agents.tasksets.world import judge_answer, world_task
+from whet.core import Budget, Check, Json, Policy, Task, VerifierSpec
 from whet.core.models import Model, load_model
 from whet.core.models.tiny.world import World
+from whet.feedback import FreshSandboxes
 from whet.sandboxes import SandboxPool
 
 Row: TypeAlias = dict[str, float | int | str]
 Matrix: TypeAlias = npt.NDArray[np.bool_]
 Question: TypeAlias = Callable[[Matrix, Mapping[int, bool]], int | None]
 
-CALLS = 8
-BARE: dict[str, dict[str, float]] = {
-    "react": {"max_turns": 1},
-    "best_of_n": {"n": CALLS},
-    "refine": {"rounds": CALLS - 1},
-    "iad": {"n": CALLS},
-    "self_consistency": {"n": CALLS},
-    "map_elites": {"calls": CALLS},
-}
-"""What a model that plays no role can be asked to do, under settings that come to the same number of calls."""
 
-ALL: dict[str, dict[str, float]] = {
-    **BARE,
-    "self_consistency": {"n": CALLS, "inputs": 4, "calls": CALLS},
-    "code_test": {"n": CALLS, "calls": CALLS},
-    "code_tree": {"width": 3, "calls": CALLS},
-    "rethink": {"calls": CALLS},
-    "swe_search": {"calls": CALLS, "width": CALLS, "finished": CALLS, "debaters": 0},
-}
+def patterns(calls: int, roles: bool) -> dict[str, dict[str, float]]:
+    """Returns the patterns with settings that come to so many calls; without ``roles`` those that need none."""
+    bare: dict[str, dict[str, float]] = {
+        "react": {"max_turns": 1},
+        "best_of_n": {"n": calls},
+        "refine": {"rounds": calls - 1},
+        "iad": {"n": calls},
+        "self_consistency": {"n": calls},
+        "map_elites": {"tries": calls, "calls": calls},
+    }
+    more: dict[str, dict[str, float]] = {
+        "self_consistency": {"n": calls, "inputs": 4, "calls": calls},
+        "code_test": {"n": calls, "calls": calls},
+        "code_tree": {"width": 3, "calls": calls},
+        "rethink": {"tries": calls, "calls": calls},
+        "swe_search": {"calls": calls, "expansions": calls, "width": calls, "finished": calls, "debaters": 0},
+    }
+    return {**bare, **more} if roles else bare
 
 
 # --- patterns ---------------------------------------------------------------------------------------------------------
 
 
 def world_tasks(n: int, seed: int) -> list[Task]:
-    """Returns held-out tasks of one or two verbs; two of the four cases are public."""
-    found = [
-        world_task(task, world) for world in [World(200 + seed, verbs=12)] for task in world.tasks(n, lengths=(1, 2))
-    ]
+    """Returns held-out tasks of one or two verbs; two of the four cases are public. The world's grammar judges."""
+    world = World(200 + seed, verbs=12)
     tasks = []
-    for task in found:
-        (hidden,) = task.verifiers
-        cases = hidden.params["cases"]
+    for task in (world_task(each, world) for each in world.tasks(n, lengths=(1, 2))):
+        cases = task.verifiers[0].params["cases"]
         assert isinstance(cases, list)
-        public = msgspec.structs.replace(hidden, params={**hidden.params, "cases": cases[:2]}, public=True)
-        tasks.append(msgspec.structs.replace(task, verifiers=(public, hidden), split="heldout"))
+        kind = "benchmarks.search:by_grammar"
+        public = VerifierSpec(kind=kind, params={"cases": cases[:2]}, public=True)
+        specs = (public, VerifierSpec(kind=kind, params={"cases": cases}))
+        tasks.append(msgspec.structs.replace(task, verifiers=specs, split="heldout"))
     return tasks
 
 
-async def run(
-    graph: str, knobs: Mapping[str, float], model: Model, tasks: Sequence[Task], seed: int, pool: SandboxPool
-) -> list[RunResult]:
-    """Returns the results of one pattern on all tasks, each under a budget of its own."""
-    policy = Policy().with_settings(temperature=0.8, **knobs)
-    async with Agent(graph, model, policy=policy, sandbox=pool) as agent:
-        return [await agent.arun(task, seed=seed, budget=Budget(calls=CALLS), purpose="gate") for task in tasks]
+def by_grammar(params: dict[str, Json], sandboxes: FreshSandboxes | None) -> InProcess:
+    """Returns the verifier of some cases of a world's task, which executes nothing."""
+    spec = VerifierSpec(kind="", params=params)
+
+    def judge(task: Task, answer: str) -> Sequence[Check]:
+        return judge_answer(msgspec.structs.replace(task, verifiers=(spec,)), answer)[0].checks
+
+    return InProcess("by_grammar", judge)
 
 
-async def compare(
-    model: Model, patterns: Mapping[str, Mapping[str, float]], tasks: Callable[[int], Sequence[Task]], seeds: int
-) -> list[Row]:
+Tasks: TypeAlias = Callable[[int], Sequence[Task]]
+
+
+async def run(agent: Agent, tasks: Sequence[Task], seed: int, calls: int) -> list[RunResult]:
+    """Returns the results of an agent on all tasks, each under a budget of its own."""
+    return [await agent.arun(task, seed=seed, budget=Budget(calls=calls), purpose="gate") for task in tasks]
+
+
+async def compare(model: Model, roles: bool, tasks: Tasks, seeds: int, calls: int) -> list[Row]:
     """Returns a row for each pattern: share of tasks solved (mean over seeds, its error), calls and tokens a task."""
     rows = []
     async with SandboxPool(size=2) as pool:
-        for graph, knobs in patterns.items():
-            results = [await run(graph, knobs, model, tasks(seed), seed, pool) for seed in range(seeds)]
+        for graph, knobs in patterns(calls, roles).items():
+            policy = Policy().with_settings(temperature=0.8, **knobs)
+            async with Agent(graph, model, policy=policy, sandbox=pool) as agent:
+                results = [await run(agent, tasks(seed), seed, calls) for seed in range(seeds)]
             rows.append(summary(graph, results))
     return rows
 
@@ -221,16 +230,16 @@ def asked(passes: Matrix, right: Matrix, good: Matrix, question: Question, round
 # --- all of it --------------------------------------------------------------------------------------------------------
 
 
-async def measure(quick: bool, seeds: int) -> dict[str, list[Row]]:
+async def measure(quick: bool, seeds: int, calls: int) -> dict[str, list[Row]]:
     """Returns all tables by their titles."""
-    n, trials = (15, 100) if quick else (40, 500)
+    n, trials = (20, 100) if quick else (50, 500)
     problems = [task_of(problem) for problem in PROBLEMS]
     worlds = [world_tasks(n, seed) for seed in range(seeds)]
-    embedded = await compare(load_model("tiny"), BARE, worlds.__getitem__, seeds)
-    stand_in = await compare(Colleague(), ALL, lambda seed: problems, seeds)
+    embedded = await compare(load_model("tiny"), False, worlds.__getitem__, seeds, calls)
+    stand_in = await compare(Colleague(), True, lambda seed: problems, seeds, calls)
     return {
-        f"Embedded model, {n} tasks of a world, at most {CALLS} calls": embedded,
-        f"Stand-in of mutated programs, {len(problems)} functions, at most {CALLS} calls": stand_in,
+        f"Embedded model, {n} tasks of a world, at most {calls} calls": embedded,
+        f"Stand-in of mutated programs, {len(problems)} functions, at most {calls} calls": stand_in,
         f"Right choices among {SIZE} programs and {SIZE} tests, {trials} matrices": rules(trials),
         "Right choices by B4 after a person's answers": questions(trials),
     }
@@ -247,12 +256,13 @@ def show(title: str, rows: Sequence[Row], console: Console) -> None:
 def main() -> None:
     """Measures, prints, and writes JSON where asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="fewer tasks and matrices, two seeds")
-    parser.add_argument("--seeds", type=int, help="seeds of each comparison (3, with --quick 2)")
+    parser.add_argument("--quick", action="store_true", help="fewer tasks, matrices and seeds")
+    parser.add_argument("--seeds", type=int, help="seeds of each comparison (20, with --quick 5)")
+    parser.add_argument("--calls", type=int, default=8, help="model calls of a run at most")
     parser.add_argument("--json", type=Path, help="file for the tables as JSON")
     options = parser.parse_args()
-    started, seeds = time.monotonic(), options.seeds or (2 if options.quick else 3)
-    tables = asyncio.run(measure(options.quick, seeds))
+    started, seeds = time.monotonic(), options.seeds or (5 if options.quick else 20)
+    tables = asyncio.run(measure(options.quick, seeds, options.calls))
     for title, rows in tables.items():
         show(title, rows, Console(width=120))
     print(f"{seeds} seeds, {time.monotonic() - started:.0f} s", file=sys.stderr)
