@@ -188,7 +188,7 @@ class InProcess:
 
 
 def shown(params: dict[str, Any], sandboxes: FreshSandboxes | None) -> InProcess:
-    """Returns the verifier of a problem's public checks: the programs are the mutants above, and run in this process."""
+    """Returns the verifier of a problem's public checks: programs are the mutants above, and run in this process."""
 
     def judge(task: Task, answer: str) -> list[Check]:
         problem = next(each for each in PROBLEMS if each.name == task.id)

@@ -3,8 +3,8 @@
     python -m benchmarks.search               # four tables; --quick in a minute or two, --json FILE writes them as JSON
     python -m benchmarks.search --seeds 5 --calls 24      # other seeds and budgets
 
-Every run may ask its model at most ``--calls`` times (8), by a hard budget. Patterns hear the public checks of a task (two of
-its cases); all its cases judge the answer. Beside them stand one answer without search, best of n and refine.
+Every run may ask its model at most ``--calls`` times (8), by a hard budget. Patterns hear the public checks of a task
+(two of its cases); all its cases judge the answer. Beside them stand one answer without search, best of n and refine.
 
 - *embedded model*: tasks of a world whose verbs it does not know. It can sample and correct, but plays no role.
 - *stand-in*: functions to write, with programs mutated from reference solutions in place of a model's samples and fixed
