@@ -384,7 +384,7 @@ async def test_a_graph_is_given_as_a_file(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("spec", "problem"),
     [
-        ("reflect", "there is no graph 'reflect'; give best_of_n, react, refine"),
+        ("reflect", "there is no graph 'reflect'; give best_of_n, "),
         ("{path}:grap", "has no 'grap'; its graphs are graph, compiled"),
         ("{path}:nothing", "is no graph but a int"),
         ("{path}x.py:graph", "there is no file"),

@@ -298,10 +298,10 @@ class Agent:
         Raises:
             UserError: the policy does not fit the agent, or its adapter does not fit the model.
         """
-        memory, knobs = self.resources.memory, self.knobs(policy)
+        memory = self.resources.memory
         live = playback is None or playback.live
         model = await self.resources.adapted(self.model, policy) if live else self.model
-        briefing = await self._brief(task, run, policy, knobs, lessons)
+        briefing = await self._brief(task, run, policy, lessons)
         run = msgspec.structs.replace(
             run,
             status="running",
@@ -309,26 +309,7 @@ class Agent:
             meta={**run.meta, "graph": self.graph.name, "system": briefing.system, **self._made_of()},
         )
         trace = Trace(ListRecorder() if memory is None else memory.recorder, run, first=first, listener=listener)
-        context = AgentContext(
-            task=task,
-            run=run,
-            bounded=_within(budget, model),
-            further={role: _within(budget, other) for role, other in self.models.items()},
-            policy=policy,
-            knobs=knobs,
-            prompts=self.prompts(policy),
-            system_message=briefing.system,
-            recorder=GraphRecorder(trace, budget=budget),
-            calls=run.usage.calls,
-            answers=run.usage.calls,
-            logprobs=run.purpose in ("train", "live") and adaptable(model) is not None,
-            tools=with_skills(self.tools, policy),
-            open_sandbox=self.resources.workspace,
-            sandboxes=self.resources.sandboxes,
-            verifier=self._verify or self._verify_by_task,
-            consult=self._verify or self._consulted(task, run),
-            critic=self._critique or _criticise,
-        )
+        context = self._context(task, run, policy, model, GraphRecorder(trace, budget=budget))
         if playback is not None:
             playback.attach(context)
         return Execution(
@@ -342,9 +323,31 @@ class Agent:
             playback=playback,
         )
 
-    async def _brief(
-        self, task: Task, run: Run, policy: Policy, knobs: dict[str, int | float], lessons: Collection[str] | None
-    ) -> Briefing:
+    def _context(self, task: Task, run: Run, policy: Policy, model: Model, recorder: GraphRecorder) -> AgentContext:
+        budget = recorder.budget
+        return AgentContext(
+            task=task,
+            run=run,
+            bounded=_within(budget, model),
+            further={role: _within(budget, other) for role, other in self.models.items()},
+            policy=policy,
+            knobs=self.knobs(policy),
+            prompts=self.prompts(policy),
+            system_message=str(run.meta["system"]),
+            recorder=recorder,
+            calls=run.usage.calls,
+            answers=run.usage.calls,
+            logprobs=run.purpose in ("train", "live") and adaptable(model) is not None,
+            tools=with_skills(self.tools, policy),
+            open_sandbox=self.resources.workspace,
+            sandboxes=self.resources.sandboxes,
+            verifier=self._verify or self._verify_by_task,
+            consult=self._verify or self._consulted(task, run),
+            critic=self._critique or _criticise,
+        )
+
+    async def _brief(self, task: Task, run: Run, policy: Policy, lessons: Collection[str] | None) -> Briefing:
+        knobs = self.knobs(policy)
         if isinstance(told := run.meta.get("system"), str):
             return Briefing(system=told)
         return await brief(
