@@ -25,6 +25,7 @@ _EXTRAS = {
     "chromadb": "chroma",
     "fastapi": "server",
     "gepa": "prompts",
+    "optuna": "prompts",
     "peft": "weights",
     "pyseccomp": "sandbox",
     "torch": "weights",

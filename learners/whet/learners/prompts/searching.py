@@ -3,10 +3,9 @@
 optuna = import_optuna("tune")          # UserError names the extra
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
-from whet.core.errors import UserError
+from whet.core.loading import load_object
 
 if TYPE_CHECKING:
     import types
@@ -20,9 +19,8 @@ def import_optuna(learner: str) -> "types.ModuleType":
     Raises:
         UserError: it is not installed.
     """
-    try:
-        optuna = import_module("optuna")
-    except ImportError as error:
-        raise UserError(f"learner {learner!r} needs Optuna: pip install 'whet[prompts]'") from error
+    load_object("optuna:create_study", what=f"learner {learner!r}")
+    import optuna
+
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna
