@@ -40,6 +40,7 @@ def test_a_skill_from_a_repository_waits_until_a_person_approves(ran: Whet, repo
     assert "programs: scripts/answer.py" in installed.err
     (row,) = ran("skill", "list", "--json").json["items"]
     assert (row["id"], row["status"], row["files"]) == ("answers", "quarantined", 2)
+    assert "quarantined" in ran("skill", "list").out
     assert ran("policy", "show", "--json").json["files"] == {}
     (candidate,) = ran("query", "select body from candidates", "--json").json["items"]
     assert repository in str(candidate)

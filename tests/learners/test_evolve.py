@@ -239,3 +239,16 @@ async def test_arms_are_run_alike_and_assertions_that_say_nothing_are_dropped(
     assert all(each.shares["new"] == 1.0 and "new" not in each.failures for each in found.assertions)
     assert same.gain("a", "b") == 0.0
     assert (same.assertions, same.dropped) == ((), 8)
+
+
+@pytest.mark.asyncio
+async def test_where_nothing_judges_the_arms_the_gate_has_to(
+    memory: Memory, pool: SandboxPool, reader: type, train: list[Task]
+) -> None:
+    async with make_agent(memory, reader()) as agent:
+        await run_tasks(agent, train[:4], progress=lambda result: None)
+    bare = [msgspec.structs.replace(task, id=f"bare/{task.id}", verifiers=()) for task in train]
+    async with make_agent(memory, reader(), lambda task, run: ()) as agent:
+        view, before = TrainMemory(memory, agent, bare), await incumbent_arm(memory)
+        (proposal,) = [p async for p in SkillEvolver(pool, Colleague()).propose(view, before, Budget())]
+    assert "not compared" in proposal.candidate.summary

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 
 from whet.core.budget import Budget
-from whet.core.errors import UserError
+from whet.core.errors import NotFoundError, UserError
 from whet.core.models import Budgeted, Model, as_model
 from whet.core.policy import Policy
 from whet.core.records import Candidate, Feedback, Json, Message, Sampling, Step, Task, ToolResult, Trust, Usage
@@ -118,11 +118,14 @@ class SkillEvolver:
     async def _compare(
         self, view: TrainMemory, old: Policy, skill: Skill, tasks: Sequence[Task], budget: Budget
     ) -> Comparison | None:
-        """Returns how the arms do; ``None`` where there is no agent to run."""
+        """Returns how the arms do; ``None`` where there is no agent to run, or nothing that judges its answers."""
         if not view.can_practise:
             return None
         arms = skill_arms(install(old, skill), skill.name, old)
-        return await compare_arms(view, tasks, arms, seeds=self._seeds, budget=budget)
+        try:
+            return await compare_arms(view, tasks, arms, seeds=self._seeds, budget=budget)
+        except NotFoundError:
+            return None
 
     def _objection(self, compared: Comparison) -> str:
         """Returns what there is to say against the new version, with checks that it fails; empty for nothing."""

@@ -4,8 +4,9 @@
     grown = repertoire.add(functions={"zorp": "def zorp(x): return x[::-1]"}, checks={"zorp": "def check_zorp(): …"})
     grown.skill("world-7-discovered")
 
-Helpers are in the body; chains of them and all checks in a script whose self-test runs them; programs in a reference. A
-function that is replaced keeps its earlier versions in another one.
+Helpers are in the body, and nothing else: a small model's answers suffer from every line that it need not read. Chains
+of them and all checks are in a script whose self-test runs them, programs in a reference that the description names. A
+function that is replaced keeps its earlier versions in another reference.
 """
 
 import ast
@@ -86,17 +87,14 @@ class Repertoire(Record, frozen=True, kw_only=True):
         helpers = {each: source for each, source in self.functions.items() if each not in chains}
         script = f"scripts/{name.replace('-', '_')}.py"
         lines = ["Use these definitions:", "```python", *self.imports, *helpers.values(), "```"]
-        # Names of chains are left to the files: a small model's answers suffer from every line that it need not read.
-        lines += [f"Checked, chains of them too: {script}. Programs that passed: {SOLVED}."]
         files = {SOLVED: _sections(self.programs), script: self._script()}
         if self.earlier:
-            lines += [f"Replaced versions: {EARLIER}."]
             files[EARLIER] = _sections(self.earlier)
         listed = ", ".join(sorted(helpers))
         listed = listed if len(listed) <= MAX_LISTED else listed[:MAX_LISTED].rsplit(",", 1)[0] + " and others"
         return Skill(
             name=name,
-            description=f"What {listed} do, alone and one after the other, tried offline. Use when a task names one.",
+            description=f"What {listed} do, and chains of them ({SOLVED}), tried offline. Use when a task names one.",
             body="\n".join(lines),
             metadata={"keywords": " ".join(sorted(helpers))},
             files=dict(sorted(files.items())),

@@ -35,13 +35,20 @@ async def _skill(memory: "Memory", name: str, ref: str) -> "Skill":
     return _skill_of(await memory.policies.get(ref), name, ref)
 
 
-def _row(skill: "Skill", id: str, status: str) -> dict[str, object]:
+def _row(skill: "Skill", status: str) -> dict[str, object]:
     """Returns a skill as a row: what it holds, and what each level of disclosure costs in tokens."""
     from whet.skills import disclosure_cost
 
     cost = disclosure_cost(skill)
     tokens = {"always": cost.always, "body": cost.body, "file_tokens": cost.files}
-    return {"id": id, "status": status, "files": len(skill.files) + 1, **tokens, "description": skill.description}
+    return {
+        "id": skill.name,
+        "name": skill.name,
+        "status": status,
+        "files": len(skill.files) + 1,
+        **tokens,
+        "description": skill.description,
+    }
 
 
 @app.command("list")
@@ -57,16 +64,16 @@ def list_skills(view: View, ref: Ref = "head") -> None:
         rows: list[Row] = []
         for skill in library(await memory.policies.get(ref)):
             worth = msgspec.to_builtins(await memory.worth(f"skill:{skill.name}"))
-            rows.append({**_row(skill, skill.name, "active"), **worth})
+            rows.append({**_row(skill, "active"), **worth})
         for candidate in await waiting(memory):
             skill = await quarantined_skill(memory, candidate)
-            rows.append({**_row(skill, skill.name, "quarantined"), "candidate": candidate.id})
+            rows.append({**_row(skill, "quarantined"), "candidate": candidate.id})
         return rows
 
     rows = with_memory(work, read_only=True)
     view.show(
         rows,
-        ("id", "status", "always", "body", "file_tokens", "mean", "low", "high", "description"),
+        ("name", "status", "always", "body", "file_tokens", "mean", "low", "high", "description"),
         ("files", "candidate"),
         empty="no skill yet; learn one with: whet learn skills",
     )
