@@ -10,8 +10,9 @@ from whet.apps.cli.session import with_memory
 from whet.core.errors import UserError
 
 if TYPE_CHECKING:
-    from whet.core import Feedback
+    from whet.core import Feedback, Run
     from whet.feedback.feedback import Extra
+    from whet.memory import Memory
 
 app = typer.Typer()
 KINDS = ("rating", "preference", "correction", "comment", "followup", "accept", "reject")
@@ -25,6 +26,7 @@ def add(
     source: Annotated[str, typer.Option(help="Who says so.")] = "cli",
     value: Annotated[float | None, typer.Option(help="Rating in [0, 1].")] = None,
     other: Annotated[str, typer.Option(help="For a preference: the run that lost.")] = "",
+    step: Annotated[str, typer.Option(help="The step of the run that it is about (id).")] = "",
     applies_when: Annotated[str, typer.Option(help="When this feedback applies.")] = "",
     person: Annotated[str | None, typer.Option(help="Whose data this is; can be forgotten by it.")] = None,
     tainted: Annotated[
@@ -46,7 +48,11 @@ def add(
         about = await memory.get(Run, run)
         lost = (await memory.get(Run, other)).id if other else ""
         extra = Extra(
-            task_id=about.task_id, applies_when=applies_when, person=person, trust="tainted" if tainted else "trusted"
+            task_id=about.task_id,
+            step_id=await _step_of(memory, about, step) if step else None,
+            applies_when=applies_when,
+            person=person,
+            trust="tainted" if tainted else "trusted",
         )
         said = _make(kind, source, about.id, words, value, lost, extra)
         await memory.put(said, actor=source)
@@ -54,6 +60,17 @@ def add(
 
     said = with_memory(work)
     emit_json(as_row(said)) if json else note(f"recorded {said.kind} {said.id} on run {said.run_id}")
+
+
+async def _step_of(memory: "Memory", run: "Run", step: str) -> str:
+    from whet.core import Step
+
+    found = await memory.get(Step, step)
+    if found.run_id != run.id:
+        raise UserError(
+            f"step {step!r} is one of run {found.run_id!r}, not of {run.id!r}; see: whet run steps {run.id}"
+        )
+    return found.id
 
 
 def _refuse_what_does_not_fit(kind: str, value: float | None, other: str) -> None:

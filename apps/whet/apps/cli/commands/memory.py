@@ -308,6 +308,22 @@ async def _merge_equals(memory: "Memory", apply: bool) -> "list[list[Lesson]]":
 
 @app.command()
 @listing
+def tend(
+    view: View,
+    errors: Annotated[
+        bool, typer.Option("--errors", help="Tell what went wrong in the newest runs to the next ones, at once.")
+    ] = False,
+) -> None:
+    """Retire what no longer holds: rewrites that lost, faded beliefs about people, what does harm."""
+    from whet.learners.experience.tending import tend as look_after
+
+    found = with_memory(lambda memory: look_after(memory, errors=errors))
+    rows = [{**as_row(each.lesson), "reason": each.reason} for each in found]
+    view.show(rows, ("id", "status", "source", "reason", "text"), empty="every lesson holds")
+
+
+@app.command()
+@listing
 def stats(view: View) -> None:
     """Show every lesson's measured worth: pass rate with it, without it, and the difference with its interval."""
     from whet.core import Lesson
