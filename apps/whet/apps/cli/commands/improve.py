@@ -135,10 +135,9 @@ def improve(
     budget = limits(calls, dollars, seconds)
 
     async def work(memory: "Memory") -> "ImproveReport":
-        agent = make_agent(memory, model=model, graph=graph)
         async with _way_back(memory):
             return await loop(
-                agent,
+                make_agent(memory, model=model, graph=graph),
                 task_set,
                 taught,
                 memory=memory,
@@ -151,7 +150,11 @@ def improve(
                 resume=resume,
             )
 
-    report = with_memory(work)
+    _report(with_memory(work), json=json)
+
+
+def _report(report: "ImproveReport", *, json: bool) -> None:
+    """Prints the decisions, and how to go on."""
     if json:
         emit_json(report)
         return
