@@ -93,9 +93,10 @@ class Tool(Protocol):
 class RecordedCalls:
     """A model whose calls become steps of the run, answered or failed."""
 
-    def __init__(self, model: Model, record: Callable[[StepBody], Step]) -> None:
+    def __init__(self, model: Model, record: Callable[[StepBody], Step], role: str = "") -> None:
         self._model = model
         self._record = record
+        self._role = role
 
     @property
     def name(self) -> str:
@@ -106,7 +107,7 @@ class RecordedCalls:
         self, messages: Sequence[Message], *, tools: Sequence[ToolSpec] = (), sampling: Sampling = Sampling()
     ) -> Completion:
         """Returns the model's answer."""
-        call = ModelCall(messages=tuple(messages), sampling=sampling, tools=tuple(tools))
+        call = ModelCall(messages=tuple(messages), sampling=sampling, tools=tuple(tools), role=self._role)
         try:
             completion = await self._model.complete(messages, tools=tools, sampling=sampling)
         except ModelError as error:
@@ -178,7 +179,7 @@ class AgentContext:
             raise UserError(
                 f"this agent has no model {role!r} (it has: {known}); give Agent(…, models={{{role!r}: …}})"
             )
-        return RecordedCalls(self.further[role], self.record)
+        return RecordedCalls(self.further[role], self.record, role)
 
     def knob(self, name: str) -> int | float:
         """Returns the value of a knob of the agent's pattern.

@@ -271,20 +271,21 @@ class NodeFinished(Body, frozen=True, kw_only=True, tag="node_finished"):
 
 
 class ModelCall(Body, frozen=True, kw_only=True, tag="model_call"):
-    """A model was asked and answered (or failed: ``error``)."""
+    """A model was asked and answered (or failed: ``error``): the agent's own, or its further model of a ``role``."""
 
     messages: tuple[Message, ...]
     sampling: Sampling = Sampling()
     tools: tuple[ToolSpec, ...] = ()
     completion: Completion | None = None
     error: str | None = None
+    role: str = ""
 
 
 class ToolResult(Body, frozen=True, kw_only=True, tag="tool_result"):
     """A tool ran. What it returned may come from strangers, so it is tainted unless the tool says otherwise.
 
-    A ``pending`` result says that the tool goes on in the background; a later step with the same ``call.id`` has what it
-    returned.
+    A ``pending`` result says that the tool goes on in the background; a later step with the same ``call.id`` has what
+    it returned.
     """
 
     call: ToolCall

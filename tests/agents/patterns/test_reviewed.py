@@ -13,6 +13,7 @@ from whet.core.models import ScriptedModel, load_model
 from whet.core.models.families import are_kin, families
 from whet.core.prompting import render_retry
 from whet.memory import Memory
+from whet.memory.exchange.transcript import messages_of
 from whet.sandboxes import SandboxPool
 
 Settings = Callable[..., Policy]
@@ -31,8 +32,13 @@ async def test_the_other_model_reviews_until_it_accepts(memory: Memory) -> None:
     assert [message.content for message in mine.asked[1].messages] == ["Do it.", "bad", render_retry(["It is bad."])]
     assert "# Task\nDo it.\n\n# Answer\nbad" in other.asked[0].messages[0].content
     steps = await memory.find(Step, where={"run_id": result.run.id})
-    calls = [(s.node, s.body.completion.model) for s in steps if isinstance(s.body, ModelCall) and s.body.completion]
-    assert calls == [("answer", "mine"), ("review", "other"), ("answer", "mine"), ("review", "other")]
+    calls = [
+        (s.body.role, s.body.completion.model) for s in steps if isinstance(s.body, ModelCall) and s.body.completion
+    ]
+    assert calls == [("", "mine"), ("reviewer", "other")] * 2
+    assert messages_of(Task(id="t", messages=()), result.run, steps)[-1].content == "good", (
+        "the transcript is the agent's"
+    )
     assert (result.run.model, result.run.meta["models"]) == ("mine", {"reviewer": "other"})
     assert result.run.usage.calls == 4
 

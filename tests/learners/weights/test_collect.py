@@ -167,6 +167,13 @@ def test_the_verdict_on_the_answer_counts_more_than_what_the_run_was_allowed_to_
     assert [attempt.passed for attempt in attempts_of(run("r", answer="b"), steps, broken, [])] == [None, True]
 
 
+def test_what_a_further_model_said_is_no_attempt_of_the_agents_model() -> None:
+    review = ModelCall(messages=(), completion=Completion(text="ACCEPT", model="other"), role="reviewer")
+    steps = [call(0, "a"), Step(run_id="r", seq=1, body=review)]
+    (attempt,) = attempts_of(run("r", answer="a"), steps, [verdict("final", "pass")], [])
+    assert (attempt.completion.text, attempt.passed) == ("a", True)
+
+
 def test_a_run_with_one_call_is_about_that_call_however_its_graph_made_the_answer() -> None:
     steps = [call(0, "```python\nx\n```")]
     (attempt,) = attempts_of(run("r", answer="x"), steps, [verdict("final", "pass")], [])

@@ -58,7 +58,7 @@ class _Answers:
 def attempts_of(
     run: Run, steps: Sequence[Step], verdicts: Iterable[Verdict], critiques: Iterable[Critique]
 ) -> tuple[Attempt, ...]:
-    """Returns the run's answered model calls in order, each with what was said of it.
+    """Returns the run's answered model calls in order, each with what was said of it; not those of further models.
 
     An attempt that is the run's answer has the verdicts on that answer, where any of them judged; the others have those
     that the run heard while it worked.
@@ -66,7 +66,7 @@ def attempts_of(
     calls = [
         _Call(step, step.body, step.body.completion)
         for step in steps
-        if isinstance(step.body, ModelCall) and step.body.completion is not None
+        if isinstance(step.body, ModelCall) and step.body.completion is not None and not step.body.role
     ]
     answers = _Answers(calls)
     judged = _place_verdicts(run, answers, steps, verdicts)

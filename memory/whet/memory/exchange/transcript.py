@@ -82,9 +82,9 @@ def model_calls(steps: Sequence[Step]) -> list[tuple[Step, ModelCall, Completion
 def messages_of(task: Task, run: Run, steps: Sequence[Step]) -> list[Message]:
     """Returns the transcript of a run: the last answered call's messages, its answer, and what followed.
 
-    A run of several conversations (a critic's beside the agent's) gives the one that ended last.
+    A run of several conversations (a critic's beside the agent's) gives the one that ended last, of its own model.
     """
-    answered = model_calls(steps)
+    answered = [found for found in model_calls(steps) if not found[1].role]
     if not answered:
         said = [Message(role="assistant", content=run.answer)] if run.answer is not None else []
         return [*task.messages, *said]
