@@ -96,6 +96,29 @@ async def test_an_agent_with_tools_sees_the_other_skills_and_can_open_them() -> 
 
 
 @pytest.mark.asyncio
+async def test_an_agent_with_tools_can_run_the_scripts_of_a_skill() -> None:
+    from whet.agents import shell
+    from whet.core.models import say_tool
+
+    policy = never_withheld(POLICY)
+    scripted = policy.edit(
+        {"skills/letters/SKILL.md": OTHER, "skills/letters/scripts/say.py": "import sys; print(sys.argv)"}
+    )
+    calls = [
+        {"name": "letters", "script": "scripts/say.py", "arguments": ["hello"]},
+        {"name": "gone", "script": "x.py"},
+    ]
+    async with ScriptedModel([*(say_tool("run_skill", each) for each in calls), "ok"]) as model:
+        await Agent("react", model, policy=scripted, tools=[shell]).arun("Sort the list.")
+    assert [spec.name for spec in model.asked[0].tools] == ["shell", "open_skill", "run_skill"]
+    assert "['scripts/say.py', 'hello']\n[exit code 0]" in model.asked[1].messages[-1].content
+    assert "there is no skill 'gone'" in model.asked[2].messages[-1].content
+    async with ScriptedModel(["ok"]) as model:
+        await Agent("react", model, policy=policy, tools=[shell]).arun("Sort the list.")
+    assert "run_skill" not in [spec.name for spec in model.asked[0].tools]
+
+
+@pytest.mark.asyncio
 async def test_lessons_that_are_not_active_are_not_told(memory: Memory) -> None:
     await memory.put(Lesson(text="Unproven.", task_text="Sort the list."))
     assert await told(never_withheld(Policy()), memory) == ""

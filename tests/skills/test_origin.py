@@ -47,7 +47,7 @@ def test_a_skill_is_read_from_a_folder_or_from_below_it(verbs: Skill, folder: Pa
 def test_a_skill_is_read_from_a_bare_repository_at_a_commit(verbs: Skill, repository: Path, bare: str) -> None:
     first = fetch_skill(bare, folder="skills/verbs")
     assert first.skill == verbs
-    assert first.commit == git("rev-parse", "HEAD", at=repository)
+    assert (first.source, first.commit) == (bare, git("rev-parse", "HEAD", at=repository))
     (repository / "skills" / "dates" / "SKILL.md").unlink()
     second = commit(repository, "only verbs are left")
     git("push", "--quiet", bare, "HEAD", at=repository)
@@ -115,3 +115,8 @@ def test_what_is_not_there_is_said_in_one_line(bare: str, tmp_path: Path) -> Non
         fetch_skill(bare, revision="--upload-pack=touch x")
     with pytest.raises(UserError, match=r"give file://"):
         fetch_skill(str(tmp_path), revision="main")
+
+
+def test_a_password_in_the_url_is_not_kept(bare: str) -> None:
+    found = fetch_skill(bare.replace("file://", "file://ana:secret@localhost"), folder="skills/verbs")
+    assert "secret" not in str(found)

@@ -18,7 +18,7 @@ import msgspec
 
 from whet.agents.runtime import AgentContext
 from whet.agents.runtime import Tool as AnyTool
-from whet.agents.tools import open_skill, toolbox
+from whet.agents.tools import open_skill, run_skill, toolbox
 from whet.core import Json, Policy, Record, ToolCall, ToolResult, ToolSpec, Trust, UserError, encode
 from whet.skills import Skill
 
@@ -132,14 +132,15 @@ def fill(template: Json, values: Mapping[str, Json]) -> Json:
 def with_skills(tools: Mapping[str, AnyTool], policy: Policy) -> Mapping[str, AnyTool]:
     """Returns an agent's tools under a policy: where both have any, with ``open_skill`` and the policy's shortcuts.
 
-    A shortcut with a step of a tool that the agent lacks is not offered.
+    ``run_skill`` is offered where a skill has scripts; a shortcut where the agent has the tools of all its steps.
 
     Raises:
         UserError: a shortcut breaks its format, or has the name of a tool.
     """
     if not tools or not policy.skill_names():
         return tools
-    found: dict[str, AnyTool] = {**tools, **toolbox([open_skill])}
+    has_scripts = any(path.startswith("scripts/") for name in policy.skill_names() for path in policy.skill(name))
+    found: dict[str, AnyTool] = {**tools, **toolbox([open_skill, *([run_skill] if has_scripts else [])])}
     for name in policy.skill_names():
         files = policy.skill(name)
         if FILE not in files:

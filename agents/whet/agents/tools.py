@@ -43,8 +43,19 @@ from whet.core import (
     UserError,
     encode,
 )
+from whet.skills import Skill, run_script
 
-__all__ = ["FunctionTool", "describe_execution", "guarded", "open_skill", "python", "shell", "tool", "toolbox"]
+__all__ = [
+    "FunctionTool",
+    "describe_execution",
+    "guarded",
+    "open_skill",
+    "python",
+    "run_skill",
+    "shell",
+    "tool",
+    "toolbox",
+]
 
 _LONGEST = 16_000
 Function: TypeAlias = Callable[..., object]
@@ -317,3 +328,14 @@ async def open_skill(name: str, context: AgentContext, file: str = "SKILL.md") -
         known = ", ".join(sorted(files)) if files else f"no such skill; skills are {context.policy.skill_names()}"
         raise UserError(f"skill {name!r} has no file {file!r}; it has: {known}")
     return files[file].decode(errors="replace")
+
+
+@tool(in_sandbox=True)
+async def run_skill(name: str, script: str, context: AgentContext, arguments: tuple[str, ...] = ()) -> str:
+    """Run a script of a skill (scripts/….py or .sh) in the workspace. Returns its output and exit code."""
+    files = context.policy.skill(name)
+    if not files:
+        raise UserError(f"there is no skill {name!r}; skills are {context.policy.skill_names()}")
+    result = await run_script(await context.sandbox(), Skill.parse(files, folder=name), script, arguments)
+    context.record(Execution(command=" ".join([f"skills/{name}/{script}", *arguments]), result=result))
+    return describe_execution(result)

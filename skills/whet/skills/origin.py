@@ -25,6 +25,7 @@ __all__ = ["Found", "fetch_skill"]
 SCHEMES = ("https://", "file://")
 SECONDS = 120.0
 _URL = re.compile(r"[\w+.-]+://|[\w.-]+@[\w.-]+:|\w+::")
+_LOGIN = re.compile(r"(?<=:)//[^/@]*@")
 _QUIET = {
     "GIT_CONFIG_NOSYSTEM": "1",
     "GIT_CONFIG_GLOBAL": os.devnull,
@@ -62,7 +63,8 @@ def fetch_skill(source: str, *, folder: str = "", revision: str = "HEAD") -> Fou
             f"{source!r} is no URL that skills are fetched from; give https://… or file://…, or a folder"
         )
     with _checkout(source, revision) as (root, commit):
-        return Found(skill=_read(root, folder, named=False), source=source, commit=commit)
+        # A password in the URL is nobody's business but git's.
+        return Found(skill=_read(root, folder, named=False), source=_LOGIN.sub("//", source), commit=commit)
 
 
 @contextmanager
