@@ -68,12 +68,12 @@ async def test_its_own_score_decides_between_answers_that_pass(
     settings: Settings, coding_task: MakeTask, pool: SandboxPool
 ) -> None:
     lucky = "def solve(x): return [2, 1, 3] if len(x) == 3 else x"
-    script = ["1. A.\n2. B.", lucky, "Only these inputs.\nScore: 10", REVERSES, "Score: 95"]
+    script = ["1. A.\n2. B.", lucky, "Only these inputs.\nScore: 10", REVERSES, "Score: 70", "1. C.", SORTS]
     async with ScriptedModel(script) as model:
-        policy = settings(width=2, enough=0.95)
+        policy = settings(width=2, enough=1, rethinks=0, tries=3)
         result = await Agent("rethink", model, policy=policy, sandbox=pool).arun(coding_task(PUBLIC, HIDDEN))
     assert (result.answer, result.passed) == (REVERSES, True)
-    assert [reward for _, reward in result.state["rewards"]] == pytest.approx([0.82, 0.99])
+    assert [reward for _, reward in result.state["rewards"]] == pytest.approx([0.82, 0.94, 0.5])
 
 
 @pytest.mark.asyncio

@@ -119,18 +119,16 @@ async def check(state: State, runtime: Runtime[AgentContext]) -> dict[str, objec
     memory = list(dict.fromkeys([*node["memory"], *attempt["critiques"]]))
     found = {"score": attempt["score"], "value": value, "rejected": rejected, "memory": memory, "step": step}
     judged = Thought(**{**node, **found})  # type: ignore[typeddict-item]  # the keys are right above
-    best = max([*state["nodes"], judged], key=lambda node: node["score"])
-    return {"nodes": [judged], "answer": best["answer"]}
+    return {"nodes": [judged], "answer": _best_answer([*state["nodes"], judged])}
 
 
 async def appraise(state: State, runtime: Runtime[AgentContext]) -> dict[str, object]:
-    """Adds the model's own score of an answer that no check rejects: 0.2 of the value. The highest value is kept."""
+    """Adds the model's own score of an answer that no check rejects: 0.2 of the value."""
     context, (_, node) = runtime.context, _at(state)
     shown = [*state["messages"], role(context, "appraise", section("Answer", [node["answer"]]))]
     score, _ = await rate(context, shown, (0, 100))
     valued = Thought(**{**node, "value": _PASSED + (1 - _PASSED) * score / 100})
-    passing = [node for node in [*state["nodes"], valued] if node["score"] >= 0 and not node["rejected"]]
-    return {"nodes": [valued], "answer": max(passing, key=lambda node: node["value"])["answer"]}
+    return {"nodes": [valued], "answer": _best_answer([*state["nodes"], valued])}
 
 
 async def rewrite(state: State, runtime: Runtime[AgentContext]) -> dict[str, object]:
@@ -215,6 +213,11 @@ def _above(tree: Tree[Thought], node: Thought) -> Thought:
 
 def _thoughts(tree: Tree[Thought], id: int) -> list[str]:
     return [node["thought"] for node in tree.path(id) if node["thought"]]
+
+
+def _best_answer(log: list[Thought]) -> str:
+    """Returns the answer of the highest score by the checks, then value; rewritten thoughts' earlier answers count."""
+    return max(log, key=lambda node: (node["score"], node["value"]))["answer"]
 
 
 def _may_write(state: State, context: AgentContext, calls: int) -> bool:
