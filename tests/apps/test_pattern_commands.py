@@ -1,5 +1,6 @@
 """``whet run --graph …`` for the patterns with roles and tools: further models, questions to a person, replay."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,22 @@ def test_a_run_that_asks_says_what_and_goes_on_with_the_answer(roles: Whet) -> N
     assert "the answer is the same" in roles("run", "replay", row["id"]).err
 
 
+def test_a_simulated_person_answers_from_the_tasks_blockers(roles: Whet, tmp_path: Path) -> None:
+    blocker = {"kind": "missing", "about": ["due"], "answer": "on Monday"}
+    task = {
+        "id": "report",
+        "prompt": "Write the report.",
+        "verifiers": [{"kind": "asking"}],
+        "meta": {"blockers": [blocker]},
+    }
+    (tmp_path / "gaps.jsonl").write_text(json.dumps(task) + "\n")
+    ran = roles("run", "jsonl:gaps.jsonl", "--graph", "react", "--tools", "simulated_person", WHET_MODEL="roles:Asks")
+    assert ran.out.splitlines()[-1] == "It is due on Monday."
+    (row,) = roles("run", "list", "--json").json["items"]
+    assert (row["outcome"], row["score"]) == ("pass", 1.0)
+    assert "the answer is the same" in roles("run", "replay", row["id"]).err
+
+
 def test_a_reviewer_comes_from_the_command_line_or_the_settings(roles: Whet, tmp_path: Path) -> None:
     asked = ("run", "What is the answer?", "--graph", "reviewed")
     refused = roles(*asked, code=2)
@@ -88,7 +105,10 @@ def test_a_reviewer_comes_from_the_command_line_or_the_settings(roles: Whet, tmp
     [
         (("--graph", "reviewed", "--models", "reviewer"), "write --models reviewer=NAME"),
         (("--graph", "react", "--models", "judge=tiny"), "'react' never asks a model 'judge'"),
-        (("--graph", "react", "--tools", "hammer"), "knows no tool 'hammer'; its tools are ask_person, python, shell"),
+        (
+            ("--graph", "react", "--tools", "hammer"),
+            "knows no tool 'hammer'; its tools are ask_person, python, shell, simulated_person",
+        ),
     ],
 )
 def test_what_no_graph_asks_for_is_refused(roles: Whet, arguments: tuple[str, ...], says: str) -> None:

@@ -76,9 +76,9 @@ def make_agent(
 
 
 def _tool(name: str) -> "FunctionTool":
-    from whet.agents import ask_person, python, shell
+    from whet.agents import ask_person, python, shell, simulated_person
 
-    tools = {"ask_person": ask_person, "python": python, "shell": shell}
+    tools = {"ask_person": ask_person, "python": python, "shell": shell, "simulated_person": simulated_person()}
     if name not in tools:
         raise UserError(
             f"whet run knows no tool {name!r}; its tools are {', '.join(tools)}; give others to Agent(…) in Python"

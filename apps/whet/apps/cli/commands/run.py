@@ -36,7 +36,9 @@ def start(
     models: Annotated[
         list[str] | None, typer.Option(help="A further model that the graph asks: reviewer=NAME.")
     ] = None,
-    tools: Annotated[list[str] | None, typer.Option(help="A tool for the model: shell, python, ask_person.")] = None,
+    tools: Annotated[
+        list[str] | None, typer.Option(help="A tool: shell, python, ask_person, simulated_person.")
+    ] = None,
     split: Annotated[str, typer.Option(help="Only tasks of this split: train, heldout.")] = "",
     limit: Annotated[int, typer.Option(min=0, help="Only the first so many tasks; 0 for all.")] = 0,
     seed: Annotated[int, typer.Option(help="Seed of the run.")] = 0,
