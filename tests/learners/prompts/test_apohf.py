@@ -84,9 +84,10 @@ async def test_a_person_at_the_terminal_decides_between_two_at_a_time(bench: Ben
 @pytest.mark.asyncio
 async def test_without_a_pool_the_model_writes_one(bench: Bench, pool: list[str]) -> None:
     async with ScriptedModel([json.dumps(pool)]) as model:
-        learner = load_learner("apohf", model=model, by="verifiers", steps=20)
+        learner = load_learner("apohf", model=model, by="simulated", steps=20)
         (proposal,) = await bench.proposals(learner)
     assert proposal.policy.text("prompts/system.md") in pool
+    assert (await bench.decide(proposal, token_ratio=8.0)).decision == "promoted"
     with pytest.raises(UserError, match="pool=FILE"):
         await bench.proposals(load_learner("apohf", model=ScriptedModel(["Hm."]), by="verifiers"))
 

@@ -54,8 +54,8 @@ class Apohf(PromptLearner):
     """Prompt optimisation with human feedback, a dueling bandit (Lin et al. 2024, arXiv 2405.17346).
 
     ``pool``: a file of prompts (a JSON list, or texts divided by lines ``---``), or the texts; unless given, the model
-    writes ``size``. ``by``: who compares, ``person``, ``verifiers`` or a ``Comparer``. ``steps``: duels; the first
-    ``startup`` are drawn at random. ``ridge`` (λ) and ``explore`` (ν) are the paper's.
+    writes ``size``. ``by``: who compares, ``person``, ``simulated``, ``verifiers`` or a ``Comparer``. ``steps``: duels,
+    of which the first ``startup`` are drawn at random. ``ridge`` (λ) and ``explore`` (ν) are the paper's.
 
     Raises:
         UserError: the pool cannot be read.
@@ -73,7 +73,7 @@ class Apohf(PromptLearner):
     ridge: float = 0.1
     explore: float = 0.1
     embedder: Embedder | None = None
-    comparer: Comparer | None = field(init=False, default=None)
+    comparer: Comparer | str = field(init=False, default="person")
     vectors: Vectors = field(init=False, default_factory=lambda: np.zeros((0, 0)))
     duels: list[Duel] = field(init=False, default_factory=list)
     shown: dict[int, list[str]] = field(init=False, default_factory=dict)

@@ -15,7 +15,7 @@ from whet.core.policy import Policy
 from whet.feedback.judge import Comparer
 from whet.learners.prompts.archive import Archive, Node
 from whet.learners.prompts.dials import Dial, read_dials, settings_of
-from whet.learners.prompts.duels import compare_by, points_of
+from whet.learners.prompts.duels import VERIFIERS, compare_by, points_of
 from whet.learners.prompts.lab import Lab
 from whet.learners.prompts.learner import Draft, PromptLearner
 
@@ -28,9 +28,10 @@ Vector = NDArray[np.float64]
 class ZoRankSgd(PromptLearner):
     """Zeroth-order descent with a ranking oracle (Tang et al. 2023, arXiv 2303.03751, alg. 1 and 2).
 
-    All settings are scaled to [0, 1]. ``by``: who ranks, ``verifiers``, ``person`` or a ``Comparer``. ``candidates``:
-    perturbations of a step (m). ``spread``: their standard deviation (μ). ``rate``: the longest step along the gradient
-    (η); each of ``tries`` further ones is half as long, and the best of them by rank is the next centre.
+    All settings are scaled to [0, 1]. ``by``: who ranks, ``verifiers``, ``person``, ``simulated`` or a ``Comparer``.
+    ``candidates``: perturbations of a step (m). ``spread``: their standard deviation (μ). ``rate``: the longest step
+    along the gradient (η); each of ``tries`` further ones is half as long, and the best of them by rank is the next
+    centre.
     """
 
     name: ClassVar[str] = "zo-ranksgd"
@@ -44,11 +45,16 @@ class ZoRankSgd(PromptLearner):
     rate: float = 0.4
     tries: int = 3
     dials: list[Dial] = field(init=False, default_factory=list)
-    comparer: Comparer | None = field(init=False, default=None)
+    comparer: Comparer | str = field(init=False, default=VERIFIERS)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.comparer = compare_by(self.by)
+
+    @property
+    def scored(self) -> bool:
+        """Whether verifiers rank, which also score."""
+        return self.comparer == VERIFIERS
 
     async def begin(self, lab: Lab) -> None:
         """Reads the ranges, and scores the settings as they are where verifiers can."""
@@ -57,7 +63,7 @@ class ZoRankSgd(PromptLearner):
 
     def select(self, lab: Lab) -> Sequence[Node]:
         """Returns the centre of the next step: the winner of the last."""
-        return (lab.archive.nodes[-1],) if self.comparer or super().select(lab) else ()
+        return (lab.archive.nodes[-1],) if not self.scored or super().select(lab) else ()
 
     async def draft(self, parents: Sequence[Node], lab: Lab) -> Sequence[Draft]:
         """Returns the winner of a line search along the gradient that a ranking gives."""
@@ -75,16 +81,16 @@ class ZoRankSgd(PromptLearner):
 
     async def assess(self, node: Node, lab: Lab) -> None:
         """Scores a centre where verifiers rank; where somebody else does, their ranking is all there is."""
-        if self.comparer is None:
+        if self.scored:
             await super().assess(node, lab)
 
     def choose(self, archive: Archive) -> Node:
         """Returns the best centre by the verifiers, or the last one that somebody preferred."""
-        return archive.best() if self.comparer is None else archive.nodes[-1]
+        return archive.best() if self.scored else archive.nodes[-1]
 
     def better(self, chosen: Node, seed: Node, archive: Archive) -> bool:
         """Whether it scores higher; whoever ranked instead has said so already."""
-        return self.comparer is not None or super().better(chosen, seed, archive)
+        return not self.scored or super().better(chosen, seed, archive)
 
     def _settings(self, policy: Policy, lab: Lab) -> dict[str, int | float]:
         return settings_of(lab.view, policy, self.dials)
