@@ -44,7 +44,9 @@ def test_a_skill_from_a_repository_waits_until_a_person_approves(ran: Whet, repo
     assert ran("policy", "show", "--json").json["files"] == {}
     (candidate,) = ran("query", "select body from candidates", "--json").json["items"]
     assert repository in str(candidate)
-    ran("skill", "show", "answers", code=3)
+    assert "scripts/answer.py" in ran("skill", "show", "answers").out
+    ran("skill", "test", "answers")
+    ran("skill", "show", "answers", "--ref", "head~0", code=3)
 
     ran("skill", "approve", "answers", "--reason", "read it")
     (row,) = ran("skill", "list", "--json").json["items"]
@@ -72,6 +74,8 @@ def test_two_versions_that_wait_are_told_apart_by_id(ran: Whet, tmp_path: Path) 
     assert "2 versions of 'answers' wait" in ran("skill", "approve", "answers", code=3).err
     ran("skill", "approve", first)
     assert "Again" not in ran("skill", "show", "answers").out
+    ran("skill", "approve", "answers")
+    assert "Again" in ran("skill", "show", "answers").out
 
 
 def test_skills_are_exported_as_folders_that_load_as_they_are(ran: Whet, tmp_path: Path) -> None:

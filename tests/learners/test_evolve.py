@@ -19,7 +19,21 @@ from whet.core.errors import BudgetError, UserError
 from whet.core.models import Model, ScriptedModel
 from whet.core.models.tiny.world import OPERATIONS, World, read_definitions
 from whet.core.policy import Policy
-from whet.core.records import Completion, Message, Promotion, Run, Sampling, Task, ToolSpec, Usage, Verdict
+from whet.core.records import (
+    Completion,
+    Feedback,
+    Message,
+    Promotion,
+    Run,
+    Sampling,
+    Step,
+    Task,
+    ToolCall,
+    ToolResult,
+    ToolSpec,
+    Usage,
+    Verdict,
+)
 from whet.learners.adoption import incumbent_arm
 from whet.learners.arms import compare_arms, skill_arms
 from whet.learners.conformance import check_learner
@@ -252,3 +266,22 @@ async def test_where_nothing_judges_the_arms_the_gate_has_to(
         view, before = TrainMemory(memory, agent, bare), await incumbent_arm(memory)
         (proposal,) = [p async for p in SkillEvolver(pool, Colleague()).propose(view, before, Budget())]
     assert "not compared" in proposal.candidate.summary
+
+
+@pytest.mark.asyncio
+async def test_what_tools_returned_and_people_said_is_shown_and_makes_the_skill_wait(
+    memory: Memory, pool: SandboxPool, train: list[Task]
+) -> None:
+    run = Run(task_id=train[0].id, agent="x", status="done", answer="dunno")
+    call = ToolCall(id="1", name="search", arguments='{"word": "zorp"}')
+    step = Step(run_id=run.id, seq=0, body=ToolResult(call=call, content="it reverses"))
+    verdict = Verdict(run_id=run.id, task_id=run.task_id, verifier="v", outcome="fail")
+    said = Feedback(kind="comment", source="ana", run_id=run.id, text="Look it up first.")
+    await memory.put(train[0], run, step, verdict, said)
+    async with ScriptedModel([write_files(verbs_skill({"zorp": "x[::-1]"}).render())]) as model:
+        learner = SkillEvolver(pool, model)
+        (proposal,) = [p async for p in learner.propose(TrainMemory(memory), Arm(policy=Policy()), Budget())]
+    shown = model.asked[0].messages[0].content
+    assert 'Called search({"word": "zorp"}): it reverses' in shown
+    assert "Said about it: Look it up first." in shown
+    assert proposal.candidate.trust == "tainted"

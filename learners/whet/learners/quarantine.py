@@ -17,7 +17,7 @@ from whet.core.wire import decode, encode
 from whet.memory import Memory
 from whet.skills import Found, Skill, inspect_skill, install
 
-__all__ = ["approve", "quarantine", "quarantined_skill", "reject", "waiting"]
+__all__ = ["approve", "find", "quarantine", "quarantined_skill", "reject", "waiting"]
 
 NAME = "install"
 
@@ -92,15 +92,19 @@ async def quarantined_skill(memory: Memory, candidate: Candidate) -> Skill:
     return Skill.parse((await memory.policies.get(candidate.policy)).skill(str(candidate.config["skill"])))
 
 
+async def find(memory: Memory, name: str) -> list[Candidate]:
+    """Returns the candidates that wait by this name of a skill, or beginning of an id, oldest first."""
+    return [each for each in await waiting(memory) if name == each.config["skill"] or each.id.startswith(name)]
+
+
 async def _one(memory: Memory, name: str) -> Candidate:
-    found = await waiting(memory)
-    chosen = [each for each in found if name == each.config["skill"] or each.id.startswith(name)]
+    chosen = await find(memory, name)
     if len(chosen) == 1:
         return chosen[0]
     if chosen:
         listed = ", ".join(each.id for each in chosen)
         raise NotFoundError(f"{len(chosen)} versions of {name!r} wait: {listed}; name one by its id")
-    listed = ", ".join(str(each.config["skill"]) for each in found) or "none"
+    listed = ", ".join(str(each.config["skill"]) for each in await waiting(memory)) or "none"
     raise NotFoundError(f"no skill {name!r} waits in quarantine; there are: {listed}")
 
 

@@ -32,7 +32,13 @@ def _skill_of(policy: "Policy", name: str, ref: str) -> "Skill":
 
 
 async def _skill(memory: "Memory", name: str, ref: str) -> "Skill":
-    return _skill_of(await memory.policies.get(ref), name, ref)
+    """Returns a skill of a policy; where the one in force has none of that name, the one that waits in quarantine."""
+    from whet.learners.quarantine import find, quarantined_skill
+
+    policy = await memory.policies.get(ref)
+    if ref == "head" and name not in policy.skill_names() and (waiting := await find(memory, name)):
+        return await quarantined_skill(memory, waiting[-1])
+    return _skill_of(policy, name, ref)
 
 
 def _row(skill: "Skill", status: str) -> dict[str, object]:
@@ -81,7 +87,7 @@ def list_skills(view: View, ref: Ref = "head") -> None:
 
 @app.command()
 def show(name: Name, ref: Ref = "head", json: AsJson = False) -> None:
-    """Show a skill's files, what they cost in tokens, and what in them deserves a look."""
+    """Show the files of a skill, in force or in quarantine, what they cost in tokens, and what deserves a look."""
     from whet.skills import disclosure_cost, inspect_skill
 
     skill = with_memory(lambda memory: _skill(memory, name, ref), read_only=True)
@@ -100,7 +106,7 @@ def show(name: Name, ref: Ref = "head", json: AsJson = False) -> None:
 
 @app.command("test")
 def try_scripts(name: Name, ref: Ref = "head", json: AsJson = False) -> None:
-    """Run a skill's scripts in the sandbox; exit code 4 when one fails."""
+    """Run the scripts of a skill, in force or in quarantine, in the sandbox; exit code 4 when one fails."""
     from whet.core import ExecResult
 
     async def work(memory: "Memory") -> dict[str, ExecResult]:
@@ -189,7 +195,7 @@ def install(
         return
     print(f"{candidate.id}  {candidate.summary}")
     note("\n".join([*inspect_skill(found.skill).lines(), *found.skill.advice()]))
-    note(f"in quarantine; read it with: whet skill show {found.skill.name} --ref {candidate.policy[:12]}")
+    note(f"in quarantine; read it with: whet skill show {found.skill.name}")
     evidence = f"whet gate decide {candidate.id} TASKS --tainted"
     note(f"then: whet skill approve {found.skill.name}; or, with evidence: {evidence}")
 
