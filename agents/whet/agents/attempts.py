@@ -11,12 +11,28 @@ share it, and a run that it ends is cancelled, since an answer cut short must no
 from collections.abc import Iterable, Sequence
 from typing import TypedDict
 
+from langgraph.runtime import Runtime
+
 from whet.agents.knobs import Knob
 from whet.agents.runtime import AgentContext
 from whet.core import Message, Verdict
 from whet.feedback.judges.rubric import read_rating
 
-__all__ = ["CALLS", "Attempt", "best_of", "judge", "may_ask", "mean_score", "rate", "role", "section"]
+__all__ = [
+    "CALLS",
+    "Attempt",
+    "Draw",
+    "Sample",
+    "best_of",
+    "draw_sample",
+    "judge",
+    "may_ask",
+    "mean_score",
+    "rate",
+    "role",
+    "section",
+    "texts_of",
+]
 
 CALLS = Knob(None, low=1, high=1 << 20, whole=True)
 """Model calls of a run at most; unless set, as many as the pattern's other knobs lead to."""
@@ -31,6 +47,31 @@ class Attempt(TypedDict):
     score: float
     passed: bool
     critiques: list[str]
+
+
+class Draw(TypedDict):
+    """What one of several sampling nodes side by side gets."""
+
+    messages: list[Message]
+    number: int
+
+
+class Sample(TypedDict):
+    """One answer and its number."""
+
+    number: int
+    text: str
+
+
+async def draw_sample(state: Draw, runtime: Runtime[AgentContext]) -> dict[str, object]:
+    """A node: draws an answer with a seed of its own, into ``samples``."""
+    completion = await runtime.context.ask(state["messages"], sample=state["number"])
+    return {"samples": [Sample(number=state["number"], text=completion.text)]}
+
+
+def texts_of(samples: Iterable[Sample]) -> list[str]:
+    """Returns the answers in the order of their numbers, whichever came first."""
+    return [sample["text"] for sample in sorted(samples, key=lambda sample: sample["number"])]
 
 
 async def judge(context: AgentContext, text: str) -> Attempt:

@@ -13,7 +13,7 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
 from langgraph.types import Send
 
-from whet.agents.attempts import CALLS, judge, may_ask, role
+from whet.agents.attempts import CALLS, Draw, Sample, draw_sample, judge, may_ask, role, texts_of
 from whet.agents.behaviour import behaviours, failed, program_of
 from whet.agents.choosing import RULES, agree, choose, next_question
 from whet.agents.knobs import MAX_TOKENS, Knob, pattern
@@ -26,26 +26,12 @@ _TESTS = """Write tests for the function that the task asks for: one assert on a
 assert solve([3, 1, 2]) == [1, 2, 3], for ordinary inputs and for those at the edges. Write nothing else."""
 
 
-class Draw(TypedDict):
-    """What a sampling node gets."""
-
-    messages: list[Message]
-    number: int
-
-
-class Code(TypedDict):
-    """One answer and its number."""
-
-    number: int
-    text: str
-
-
 class State(TypedDict):
     """``passes`` says which program passes which test; ``answers`` what a person said, by the test's text."""
 
     messages: list[Message]
     tests: list[str]
-    codes: Annotated[list[Code], operator.add]
+    samples: Annotated[list[Sample], operator.add]
     passes: list[list[bool]]
     answers: dict[str, bool]
     answer: str
@@ -66,7 +52,7 @@ def code_test() -> StateGraph[State, AgentContext, State, State]:
     """Returns the graph: tests → ``n`` times code → run → ask → run … → choose."""
     graph = StateGraph(State, context_schema=AgentContext)
     graph.add_node("tests", write_tests)
-    graph.add_node("code", write_code, input_schema=Draw)
+    graph.add_node("code", draw_sample, input_schema=Draw)
     graph.add_node("run", run)
     graph.add_node("ask", ask)
     graph.add_node("choose", choose_code)
@@ -95,16 +81,10 @@ def spread(state: State, runtime: Runtime[AgentContext]) -> list[Send]:
     return [Send("code", Draw(messages=state["messages"], number=number)) for number in allowed]
 
 
-async def write_code(state: Draw, runtime: Runtime[AgentContext]) -> dict[str, object]:
-    """Draws a program with a seed of its own."""
-    completion = await runtime.context.ask(state["messages"], sample=state["number"])
-    return {"codes": [Code(number=state["number"], text=completion.text)]}
-
-
 async def run(state: State, runtime: Runtime[AgentContext]) -> dict[str, object]:
     """Runs every program on every test."""
     context = runtime.context
-    programs = [program_of(context.task, text) for text in _texts(state)]
+    programs = [program_of(context.task, text) for text in texts_of(state["samples"])]
     did = await behaviours(context, programs, state["tests"])
     return {"passes": [[not failed(outcome) for outcome in row] for row in did]}
 
@@ -134,7 +114,7 @@ def ask(state: State, runtime: Runtime[AgentContext]) -> dict[str, object]:
 async def choose_code(state: State, runtime: Runtime[AgentContext]) -> dict[str, object]:
     """Takes the program that the rule ranks highest among those that do best on public checks and a person's tests."""
     context = runtime.context
-    texts, (programs, tests) = _texts(state), agree(state["passes"], _known(state))
+    texts, (programs, tests) = texts_of(state["samples"]), agree(state["passes"], _known(state))
     scores = [(await judge(context, texts[number]))["score"] for number in programs]
     best = [number for number, score in zip(programs, scores, strict=True) if score == max(scores)]
     rule = RULES[int(context.knob("rule"))]
@@ -163,10 +143,6 @@ def _answer(said: Json) -> bool | str | None:
         return said
     text = said.strip() if isinstance(said, str) else ""
     return {"yes": True, "no": False}.get(text.lower(), next(asserts(text), None))
-
-
-def _texts(state: State) -> list[str]:
-    return [code["text"] for code in sorted(state["codes"], key=lambda code: code["number"])]
 
 
 def _known(state: State) -> dict[int, bool]:

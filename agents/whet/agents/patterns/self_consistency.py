@@ -12,7 +12,7 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
 from langgraph.types import Send
 
-from whet.agents.attempts import CALLS, may_ask, role
+from whet.agents.attempts import CALLS, Draw, Sample, draw_sample, may_ask, role, texts_of
 from whet.agents.behaviour import behaviours, code_spec, failed, program_of, public_calls
 from whet.agents.knobs import MAX_TOKENS, Knob, pattern
 from whet.agents.runtime import AgentContext
@@ -24,13 +24,6 @@ _INPUTS = """Write calls of the function that the task asks for, with inputs tha
 ordinary ones, and those at the edges. One call on a line, such as solve([3, 1, 2]), and nothing else."""
 
 
-class Sample(TypedDict):
-    """One answer and its number."""
-
-    number: int
-    text: str
-
-
 class State(TypedDict):
     """``samples`` come in any order; ``groups`` holds the numbers of samples that agree, the largest first."""
 
@@ -39,13 +32,6 @@ class State(TypedDict):
     samples: Annotated[list[Sample], operator.add]
     groups: list[list[int]]
     answer: str
-
-
-class Draw(TypedDict):
-    """What one sampling node gets."""
-
-    messages: list[Message]
-    number: int
 
 
 @pattern(
@@ -61,7 +47,7 @@ def self_consistency() -> StateGraph[State, AgentContext, State, State]:
     """Returns the graph: inputs → ``width`` times sample → count → sample …, until no sample could change the vote."""
     graph = StateGraph(State, context_schema=AgentContext)
     graph.add_node("inputs", inputs)
-    graph.add_node("sample", sample, input_schema=Draw)
+    graph.add_node("sample", draw_sample, input_schema=Draw)
     graph.add_node("count", count)
     graph.add_edge(START, "inputs")
     graph.add_conditional_edges("inputs", spread, ["sample"])
@@ -94,25 +80,19 @@ def spread(state: State, runtime: Runtime[AgentContext]) -> list[Send] | str:
     return [Send("sample", Draw(messages=state["messages"], number=number)) for number in batch]
 
 
-async def sample(state: Draw, runtime: Runtime[AgentContext]) -> dict[str, object]:
-    """Draws an answer with a seed of its own."""
-    completion = await runtime.context.ask(state["messages"], sample=state["number"])
-    return {"samples": [Sample(number=state["number"], text=completion.text)]}
-
-
 async def count(state: State, runtime: Runtime[AgentContext]) -> dict[str, object]:
     """Groups the samples that agree; the answer is the first one of the largest group."""
     context = runtime.context
-    samples = sorted(state["samples"], key=lambda sample: sample["number"])
+    texts = texts_of(state["samples"])
     votes: list[Hashable]
     if code_spec(context.task) is None:
-        votes = [plain_answer(sample["text"]) for sample in samples]
+        votes = [plain_answer(text) for text in texts]
     else:
-        programs = [program_of(context.task, sample["text"]) for sample in samples]
+        programs = [program_of(context.task, text) for text in texts]
         did = await behaviours(context, programs, state["calls"])
         votes = [behaviour or program for behaviour, program in zip(did, programs, strict=True)]
     groups = group(votes)
-    return {"groups": groups, "answer": samples[groups[0][0]]["text"]}
+    return {"groups": groups, "answer": texts[groups[0][0]]}
 
 
 def group(votes: Sequence[Hashable]) -> list[list[int]]:
