@@ -13,7 +13,7 @@ from whet.feedback import feedback
 from whet.feedback.judges import Checklist, Pairwise, Rubric, judging_under
 from whet.feedback.judges.testing import PlantedModel
 from whet.feedback.probes import DISTRACTORS, Case, Probed, flips, probe, remark, revising
-from whet.feedback.report import MIN_TRUST, JudgeReport, family_of, judge_reports
+from whet.feedback.report import MIN_TRUST, JudgeReport, judge_reports
 
 ITEMS = ["The answer is right."]
 
@@ -151,12 +151,6 @@ def test_a_judges_earlier_looks_and_abstentions_count_for_nothing() -> None:
     assert judge_reports([one, known(run)]) == []
     (report,) = judge_reports([one, silent, known(run)])
     assert (report.judged, report.abstained, report.verifiers.all.n) == (0, 1, 0)
-
-
-def test_families_are_read_off_names() -> None:
-    names = {"openai/gpt-4o-mini": "gpt", "anthropic/claude-haiku-4-5": "claude", "tiny+1f0c22ab": "tiny", "": ""}
-    assert {name: family_of(name) for name in names} == names
-    assert family_of("hf:./models/Qwen2.5-7B/") == "qwen"
 
 
 def test_shares_and_their_differences() -> None:

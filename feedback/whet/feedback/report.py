@@ -8,7 +8,6 @@ Everything comes from recorded verdicts; what they cannot tell (the pull of posi
 by ``whet.feedback.probes``, whose findings a report takes in.
 """
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
 from typing import TypeAlias
@@ -16,19 +15,18 @@ from typing import TypeAlias
 import msgspec
 
 from whet.core.calibration import Calibration, Share, calibrate
+from whet.core.models.families import families as families_of
 from whet.core.records import Feedback, Record, Run, Verdict
 from whet.feedback.dawid_skene import Reliability
 from whet.feedback.probes import Probed
 from whet.feedback.votes import judgements, learned_trust, majority, opinions, truths
 
-__all__ = ["MIN_TRUST", "Agreement", "Effect", "JudgeReport", "family_of", "judge_reports"]
+__all__ = ["MIN_TRUST", "Agreement", "Effect", "JudgeReport", "judge_reports"]
 
 MIN_TRUST = 0.7
 """What the lower bound of a judge's balanced agreement has to reach before the gate hears it."""
 
 Truth: TypeAlias = Mapping[str, bool]
-
-_FAMILY = re.compile(r"[a-z]+", re.IGNORECASE)
 
 
 class Agreement(Record, frozen=True, kw_only=True):
@@ -175,7 +173,7 @@ def judge_reports(
 
     Args:
         runs: the runs judged; without them nothing is said of length and family.
-        families: of models by name, where ``family_of`` would guess wrong (``Actor.family``).
+        families: of models by name, where ``whet.core.models.families`` would guess wrong (``Actor.family``).
         probed: what probe suites found, by the judge's name.
     """
     found, said, known = list(verdicts), list(feedback), {run.id: run for run in runs}
@@ -223,13 +221,8 @@ def _traits(
     seen = {one.run_id: runs[one.run_id] for one in verdicts if one.judged and one.run_id in runs}
     lengths = {id: len(run.answer or "") for id, run in seen.items()}
     middle = median(lengths.values()) if lengths else 0
-    own = families.get(model) or family_of(model)
-    theirs = {id: families.get(run.model) or family_of(run.model) for id, run in seen.items()}
-    same = {id: family == own for id, family in theirs.items() if family and own}
+    known = {name: frozenset({family}) for name, family in families.items()}
+    own = known.get(model, families_of(model))
+    theirs = {id: known.get(run.model, families_of(run.model)) for id, run in seen.items()}
+    same = {id: bool(found & own) for id, found in theirs.items() if found and own}
     return {id: length > middle for id, length in lengths.items()}, same
-
-
-def family_of(model: str) -> str:
-    """Returns the family in a model's name: ``gpt`` of ``openai/gpt-4o-mini``, ``tiny`` of ``tiny+1f0c``."""
-    words = _FAMILY.match(re.split(r"[/:]", model.rstrip("/"))[-1])
-    return words[0].lower() if words else ""

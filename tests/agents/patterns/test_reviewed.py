@@ -150,7 +150,8 @@ def test_a_missing_or_idle_model_is_refused_by_name() -> None:
         ("vllm:/data/mixtral-8x7b", {"mistral"}),
         ("tiny+0123456789ab", {"tiny"}),
         ("my_package.models:MyModel", {"mymodel"}),
-        ("openai:./42", {"openai:./42"}),
+        ("hf:./models/Qwen2.5-7B/", {"qwen"}),
+        ("openai:./42", set()),
     ],
 )
 def test_families(name: str, found: set[str]) -> None:

@@ -1,7 +1,8 @@
 """Reviewed: one model answers, a model of another family accepts the answer or says what is wrong, in bounded rounds.
 
 A model does not see its own mistakes, and its kin make the same ones; so the reviewer has to be of another family. A
-reviewer can be wrong as well: how often a correct answer was changed into a wrong one is counted (WAFER-QA, 2025).
+reviewer can be wrong as well: how often a correct answer was changed into a wrong one is counted (WAFER-QA, 2025, arXiv
+2506.03332).
 """
 
 import operator

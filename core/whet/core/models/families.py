@@ -28,14 +28,17 @@ _SIGNS = {
 
 
 def families(name: str) -> frozenset[str]:
-    """Returns the families that a model's name speaks of; where it names none, the first word of its last part."""
+    """Returns the families that a model's name speaks of; where it names none, the first word of its last part.
+
+    A name without a word says nothing.
+    """
     text = name.lower()
     if found := frozenset(family for family, sign in _SIGNS.items() if re.search(sign, text)):
         return found
     word = re.search(r"[a-z]+", re.split(r"[/:]", text.rstrip("/"))[-1])
-    return frozenset({word[0] if word else text})
+    return frozenset({word[0]} if word else ())
 
 
 def are_kin(one: str, other: str) -> bool:
-    """Returns whether two models' names speak of a common family."""
-    return bool(families(one) & families(other))
+    """Returns whether two models are the same by name, or their names speak of a common family."""
+    return one == other or bool(families(one) & families(other))
