@@ -127,5 +127,11 @@ async def test_without_an_agent_it_waits_untested_and_the_contract_is_kept(bench
     await rewrite(bench)
     (proposal,) = await check_learner(Principles(model=Writer()), bench.memory)
     assert proposal.candidate.config["scope"] == {"in_scope": None, "near_miss": None}
+    run_id = proposal.candidate.evidence[1]
+    await bench.memory.put(feedback.correction("x", run_id=run_id, text="def solve(x): return x", trust="tainted"))
+    (tainted,) = await check_learner(Principles(model=Writer()), bench.memory)
+    assert tainted.candidate.trust == "tainted", "a stranger said it"
     with pytest.raises(UserError, match="accept='maybe'"):
         Principles(accept="maybe")
+    with pytest.raises(UserError, match="limit is 0"):
+        load_learner("principles", limit="0")

@@ -6,7 +6,7 @@ learner = Principles(model="openai/gpt-4o-mini", accept="ask")
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import msgspec
 
@@ -24,6 +24,7 @@ from whet.learners.prompts.lab import Lab
 from whet.learners.prompts.learner import examples
 from whet.learners.prompts.parts import PRINCIPLES, path_of
 from whet.learners.prompts.terminal import Terminal
+from whet.learners.proposing import joint_trust
 from whet.learners.view import TrainMemory
 
 __all__ = ["Principle", "Principles", "Scope"]
@@ -116,6 +117,7 @@ class Principles:
         UserError: an option has an impossible value.
     """
 
+    name: ClassVar[str] = "principles"
     model: Model | str | None = None
     limit: int = 1
     accept: str = "wait"
@@ -127,13 +129,9 @@ class Principles:
     def __post_init__(self) -> None:
         if self.accept not in get_args(Accept):
             raise UserError(f"accept={self.accept!r} is neither 'wait' nor 'ask'")
-        if min(self.limit, self.tests, self.runs) < 1:
-            raise UserError("limit, tests and runs are at least 1")
-
-    @property
-    def name(self) -> str:
-        """``principles``."""
-        return "principles"
+        for option in ("limit", "tests", "runs"):
+            if getattr(self, option) < 1:
+                raise UserError(f"{option} is {getattr(self, option)!r}; at least 1 is needed")
 
     async def propose(self, view: TrainMemory, incumbent: Arm, budget: Budget) -> AsyncIterator[Proposal]:
         """Yields a proposal for each of the newest pieces of feedback, each a principle more than the incumbent has.
@@ -147,18 +145,18 @@ class Principles:
         lab = Lab(view, tasks, model=model, budget=budget, runs=self.runs, validation=1, seed=self.seed, practise=False)
         usable = [item for item in await view.feedback() if item.kind in _KINDS and item.run_id]
         for item in list(reversed(usable))[: self.limit]:
+            run = await view.run(item.run_id or "")
             try:
-                found = await self._learn(item, tasks, incumbent.policy, lab)
+                found = await self._learn(item, run, tasks, incumbent.policy, lab)
             except BudgetError:  # What was proposed within the limits stands.
                 return
             if found is not None:
-                yield _proposal(item, *found, incumbent, lab)
+                yield _proposal(item, run, *found, incumbent, lab)
 
     async def _learn(
-        self, item: Feedback, tasks: Sequence[Task], policy: Policy, lab: Lab
+        self, item: Feedback, run: Run, tasks: Sequence[Task], policy: Policy, lab: Lab
     ) -> tuple[Principle, Scope] | None:
         """Returns the principle of a piece of feedback and what its test found; ``None`` where none is worth it."""
-        run = await lab.view.run(item.run_id or "")
         task = await lab.view.task(run.task_id)
         principle = await self._asked(await self._derive(item, task, run, policy, lab))
         if principle is None or principle.show() in policy.text(path_of(PRINCIPLES)):
@@ -240,16 +238,16 @@ def _chosen(said: Json, key: str, tasks: Sequence[Task]) -> list[Task]:
     return [tasks[number] for number in found if isinstance(number, int) and 0 <= number < len(tasks)]
 
 
-def _proposal(item: Feedback, principle: Principle, scope: Scope, incumbent: Arm, lab: Lab) -> Proposal:
+def _proposal(item: Feedback, run: Run, principle: Principle, scope: Scope, incumbent: Arm, lab: Lab) -> Proposal:
     policy, usage, lab.asked = _with(incumbent.policy, principle), lab.asked, Usage()
     candidate = Candidate(
         policy=policy.digest,
         parent=incumbent.policy.digest,
-        learner="principles",
+        learner=Principles.name,
         config={"scope": decode(encode(scope), dict[str, Json]), "kind": item.kind},
         summary=" ".join(principle.show().split()),
-        evidence=tuple(id for id in (item.id, item.run_id) if id),
+        evidence=(item.id, run.id),
         usage=usage,
-        trust=item.trust,
+        trust=joint_trust((item.trust, run.trust)),
     )
     return Proposal(candidate=candidate, policy=policy)
