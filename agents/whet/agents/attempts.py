@@ -16,6 +16,7 @@ from langgraph.runtime import Runtime
 from whet.agents.knobs import Knob
 from whet.agents.runtime import AgentContext
 from whet.core import Message, Verdict
+from whet.feedback.answers import list_items
 from whet.feedback.judges.rubric import read_rating
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "Attempt",
     "Draw",
     "Sample",
+    "ask_list",
     "best_of",
     "draw_sample",
     "judge",
@@ -101,6 +103,17 @@ def may_ask(context: AgentContext, calls: int = 1) -> bool:
     """Returns whether the knob ``calls`` allows so many more calls of the model."""
     limit = context.knobs.get("calls")
     return limit is None or context.answers + calls <= limit
+
+
+async def ask_list(context: AgentContext, messages: Sequence[Message], most: int) -> list[str]:
+    """Returns the items of the list that the model is asked for, at most so many; the whole reply where it has no list.
+
+    Where one call is left, it is not spent on a list: the one item is empty.
+    """
+    if not may_ask(context, 2):
+        return [""]
+    reply = (await context.ask(messages)).text
+    return (list_items(reply) or [reply.strip()])[:most]
 
 
 async def rate(context: AgentContext, messages: Sequence[Message], scale: tuple[int, int]) -> tuple[float, str]:

@@ -10,12 +10,11 @@ from typing import Annotated, TypedDict
 from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
 
-from whet.agents.attempts import CALLS, judge, may_ask, rate, role, section
+from whet.agents.attempts import CALLS, ask_list, judge, may_ask, rate, role, section
 from whet.agents.knobs import MAX_TOKENS, Knob, pattern
 from whet.agents.runtime import AgentContext
 from whet.agents.tree import Node, Tree, note
 from whet.core import Message
-from whet.feedback.answers import list_items
 
 __all__ = ["code_tree"]
 
@@ -82,10 +81,7 @@ async def think(state: State, runtime: Runtime[AgentContext]) -> dict[str, objec
     context, root = runtime.context, state.get("nodes") or [_program(0, None, "")]
     above = Tree(root).nodes[state.get("current", 0)]
     asked = role(context, "fixes", *_shown(above)) if above["answer"] else role(context, "strategies")
-    plans = [""]
-    if may_ask(context, 2):
-        reply = (await context.ask([*state["messages"], asked])).text
-        plans = (list_items(reply) or [reply.strip()])[: int(context.knob("width"))]
+    plans = await ask_list(context, [*state["messages"], asked], int(context.knob("width")))
     first = len(Tree(root).nodes)
     children = [_program(first + number, above["id"], plan) for number, plan in enumerate(plans)]
     stack = [*state.get("stack", []), *(child["id"] for child in reversed(children))]

@@ -10,13 +10,12 @@ from typing import Annotated, TypedDict
 from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
 
-from whet.agents.attempts import CALLS, judge, may_ask, rate, role, section
+from whet.agents.attempts import CALLS, ask_list, judge, may_ask, rate, role, section
 from whet.agents.behaviour import code_spec, program_of, run_guest
 from whet.agents.knobs import MAX_TOKENS, Knob, pattern
 from whet.agents.runtime import AgentContext
 from whet.agents.tree import Node, Tree, note
 from whet.core import Message
-from whet.feedback.answers import list_items
 
 __all__ = ["rethink"]
 
@@ -90,11 +89,9 @@ async def think(state: State, runtime: Runtime[AgentContext]) -> dict[str, objec
     context, root = runtime.context, state.get("nodes") or [_thought(0, None, "")]
     tree, at = Tree(root), state.get("current") or 0
     memory = dict.fromkeys(found for node in tree.path(at) for found in node["memory"])
-    texts = [""]
-    if may_ask(context, 2):
-        shown = [section("Thoughts so far", _thoughts(tree, at)), section("Found wrong", memory)]
-        reply = (await context.ask([*state["messages"], role(context, "think", *shown)])).text
-        texts = (list_items(reply) or [reply.strip()])[: int(context.knob("width"))]
+    shown = [section("Thoughts so far", _thoughts(tree, at)), section("Found wrong", memory)]
+    asked = [*state["messages"], role(context, "think", *shown)]
+    texts = await ask_list(context, asked, int(context.knob("width")))
     first = len(tree.nodes)
     children = [_thought(first + number, at, text) for number, text in enumerate(texts)]
     return {"nodes": [*([] if state.get("nodes") else root), *children], "current": first}
