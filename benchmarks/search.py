@@ -1,7 +1,7 @@
 """Search at inference time at equal budget, and choosing among programs without trusted tests.
 
     python -m benchmarks.search               # four tables; --quick in a minute or two, --json FILE writes them as JSON
-    python -m benchmarks.search --seeds 5 --calls 24      # other seeds and budgets
+    python -m benchmarks.search --seeds 5 --calls 16      # other seeds and budgets
 
 Every run may ask its model at most ``--calls`` times (8), by a hard budget. Patterns hear the public checks of a task
 (two of its cases); all its cases judge the answer. Beside them stand one answer without search, best of n and refine.
@@ -258,7 +258,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer tasks, matrices and seeds")
     parser.add_argument("--seeds", type=int, help="seeds of each comparison (20, with --quick 5)")
-    parser.add_argument("--calls", type=int, default=8, help="model calls of a run at most")
+    parser.add_argument("--calls", type=int, default=8, choices=range(1, 21), metavar="N", help="model calls of a run")
     parser.add_argument("--json", type=Path, help="file for the tables as JSON")
     options = parser.parse_args()
     started, seeds = time.monotonic(), options.seeds or (5 if options.quick else 20)
