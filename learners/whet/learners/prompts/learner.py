@@ -218,7 +218,7 @@ class PromptLearner:
             policy=chosen.policy.digest,
             parent=incumbent.policy.digest,
             learner=self.name,
-            config={"notes": notes, "tried": len(archive.nodes), "runs": self.runs - lab.left, **self.options()},
+            config={"notes": notes, "tried": len(archive.nodes), **self.options(), "runs": self.runs - lab.left},
             summary=summary,
             evidence=tuple(dict.fromkeys(id for node in line for id in node.evidence)),
             usage=lab.asked,
