@@ -88,9 +88,10 @@ async def test_helpers_and_chains_that_verify_become_a_skill_and_the_gate_promot
         solved = Repertoire.of(proposal.policy.skill(SKILL))
         chains = solved.functions.keys() - set(world.verbs)
         assert len(chains) == 8
-        first, second = sorted(chains)[0].split("_")
-        assert f"{second}({first}(x))" in solved.functions[f"{first}_{second}"]
-        assert f"{first}, then {second}" in solved.programs[f"{first}_{second}"]
+        chain = sorted(chains)[0]
+        first, second = chain.split("_then_")
+        assert f"{second}({first}(x))" in solved.functions[chain]
+        assert f"{first}, then {second}" in solved.programs[chain]
 
         await adopt(memory, await take_in(memory, proposal), msgspec.structs.replace(decision, actor="gate"))
         (further,) = await discover(agent, memory, train, DiscoveryLearner(pool, tasks=4))
@@ -167,7 +168,7 @@ async def test_what_is_held_back_is_not_invented_and_trials_are_no_evidence(
         with pytest.raises(BudgetError):
             [p async for p in learner.propose(view, await incumbent_arm(memory), Budget(calls=2))]
     assert proposal.candidate.config["tried"] == 3
-    assert all("_" in str(name) for name in proposal.candidate.config["solved"])
+    assert all("_then_" in str(name) for name in proposal.candidate.config["solved"])
     assert len(await TrainMemory(memory).judged()) == judged
 
 
@@ -203,6 +204,12 @@ async def test_pairs_are_put_together_as_in_a_task_that_was_seen(
     assert first.task.prompt == f"Write solve(x): {pairs[0][0]}, then {pairs[0][1]}."
     assert not first.task.verifiers
     assert await invent(cases, known, pool, tried={pairs[0]}, limit=1) != [first]
+    rounded = {
+        name: Helper(name=name, source=f"def {name}(x): return [math.floor(v / 2) for v in x]") for name in known
+    }
+    assert await invent(cases, rounded, pool, limit=1) == []
+    (found, *_) = await invent(cases, rounded, pool, limit=1, imports=["import math"])
+    assert found.checks
     broken = {name: Helper(name=name, source=f"def {name}(x): return 1 / 0") for name in known}
     assert await invent(cases, broken, pool) == []
 
@@ -222,10 +229,13 @@ def test_the_pairs_that_share_neighbours_come_first_and_failures_are_no_use() ->
 
 def test_a_function_that_is_written_anew_keeps_its_earlier_version() -> None:
     one = Repertoire().add(
-        functions={"zorp": "def zorp(x): return x[::-1]", "zorp_zorp": "def zorp_zorp(x): return zorp(zorp(x))"},
+        functions={
+            "zorp": "def zorp(x): return x[::-1]",
+            "zorp_then_zorp": "def zorp_then_zorp(x): return zorp(zorp(x))",
+        },
         checks={
             "zorp": "def check_zorp():\n    assert zorp([1, 2]) == [2, 1]",
-            "zorp_zorp": "def check_zorp_zorp(): ...",
+            "zorp_then_zorp": "def check_zorp_then_zorp(): ...",
         },
         programs={"zorp": "Write zorp."},
         imports=["import math"],

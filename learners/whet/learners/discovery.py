@@ -30,7 +30,7 @@ from whet.learners.learner import Proposal
 from whet.learners.programs import dissect, rename
 from whet.learners.repertoire import Repertoire
 from whet.learners.replay import lent_or_own
-from whet.learners.skills import make_skill, proves_itself, skill_name
+from whet.learners.skills import imports_of, make_skill, proves_itself, skill_name
 from whet.learners.view import Judged, TrainMemory
 from whet.learners.weights.heldback import look
 from whet.skills import Skill, install
@@ -80,7 +80,9 @@ class DiscoveryLearner:
             cases = read_cases(judged)
             known = await _independent(cases, sandboxes)
             helpers = {key: definition.helper for key, definition in known.items()}
-            found = await invent(cases, helpers, sandboxes, tried=before.mastered(helpers), limit=self._tasks)
+            imports = sorted({line for definition in known.values() for line in imports_of(definition)})
+            tried = before.mastered(helpers)
+            found = await invent(cases, helpers, sandboxes, tried=tried, limit=self._tasks, imports=imports)
             held_back = await view.held_back()
             invented = [each for each in found if not held_back.match(look(each.task.prompt))]
             if not invented:
@@ -164,7 +166,7 @@ def _grown(before: Repertoire, known: Mapping[str, Definition], solved: Sequence
         functions=functions,
         checks={each.invented.name: _check(each.invented) for each in solved if each.invented.name in functions},
         programs={each.invented.name: f"{each.invented.task.prompt}\n\n```python\n{each.code}\n```" for each in solved},
-        imports={line for helper in used for case in known[helper].supports for line in case.parts.imports},
+        imports={line for helper in used for line in imports_of(known[helper])},
     )
 
 

@@ -183,10 +183,13 @@ def _opened(policy: Policy, shown: Sequence[Judged]) -> str:
 
 
 def _unseen(tasks: Sequence[Task], shown: Sequence[Judged]) -> list[Task]:
-    """Returns the training tasks, those first that the model was not shown: the arms should not reward memory."""
+    """Returns the training tasks, those first that have verifiers and that the model was not shown.
+
+    So the arms do not reward what was learned by heart.
+    """
     seen = {item.task.id for item in shown}
     known = {task.id: task for task in (*tasks, *(item.task for item in shown))}
-    return sorted(known.values(), key=lambda task: task.id in seen)
+    return sorted(known.values(), key=lambda task: (not task.verifiers, task.id in seen))
 
 
 async def _request(

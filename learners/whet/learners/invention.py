@@ -23,6 +23,7 @@ from whet.core.wire import decode
 from whet.feedback import FreshSandboxes
 from whet.learners.definitions import Case
 from whet.learners.programs import Helper
+from whet.learners.repertoire import chain_name
 from whet.learners.replay import recorded_checks
 from whet.sandboxes.sandbox import SandboxSpec
 
@@ -77,7 +78,7 @@ class Invented(Record, frozen=True, kw_only=True):
     @property
     def name(self) -> str:
         """What a function that solves it is called."""
-        return "_".join(self.helpers)
+        return chain_name(self.helpers)
 
 
 class _Form(Record, frozen=True, kw_only=True):

@@ -11,7 +11,7 @@ function that is replaced keeps its earlier versions in another reference.
 
 import ast
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -19,7 +19,7 @@ from whet.core.records import Record
 from whet.learners.programs import Helper
 from whet.skills import Skill
 
-__all__ = ["Repertoire"]
+__all__ = ["Repertoire", "chain_name"]
 
 SOLVED, EARLIER = "references/solved.md", "references/earlier.md"
 MAX_LISTED = 600
@@ -54,7 +54,7 @@ class Repertoire(Record, frozen=True, kw_only=True):
     def mastered(self, known: Mapping[str, Helper]) -> set[tuple[str, ...]]:
         """Returns the helpers, alone and in pairs, that are checked here and still defined as they are known now."""
         current = {name for name, helper in known.items() if self.functions.get(name) == helper.source}
-        pairs = {(one, other) for one in current for other in current if f"{one}_{other}" in self.checks}
+        pairs = {(one, other) for one in current for other in current if chain_name((one, other)) in self.checks}
         return pairs | {(name,) for name in current & self.checks.keys()}
 
     def add(
@@ -110,6 +110,11 @@ class Repertoire(Record, frozen=True, kw_only=True):
         main += [f'    print("{len(self.checks)} checks pass")']
         parts = ["\n".join(self.imports), *self.functions.values(), *self.checks.values(), "\n".join(main)]
         return ("\n\n\n".join(part for part in parts if part) + "\n").encode()
+
+
+def chain_name(helpers: Sequence[str]) -> str:
+    """Returns what a function is called that applies helpers one after the other: ``zorp_then_blick``."""
+    return "_then_".join(helpers)
 
 
 def _sections(sections: Mapping[str, str]) -> bytes:

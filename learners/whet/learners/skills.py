@@ -28,7 +28,7 @@ from whet.learners.view import TrainMemory
 from whet.sandboxes.sandbox import SandboxSpec
 from whet.skills import Skill, install, run_script
 
-__all__ = ["SkillLearner", "make_skill", "proves_itself", "self_test", "skill_name"]
+__all__ = ["SkillLearner", "imports_of", "make_skill", "proves_itself", "self_test", "skill_name"]
 
 NAME = "skills"
 MAX_HELPERS = 60
@@ -95,7 +95,7 @@ def make_skill(name: str, chosen: Mapping[str, Definition]) -> Skill:
         UserError: it would break the format.
     """
     lines = [definition.helper.source for definition in chosen.values()]
-    imports = sorted({line for definition in chosen.values() for line in _imports(definition)})
+    imports = sorted({line for definition in chosen.values() for line in imports_of(definition)})
     code = "\n".join([*imports, *lines])
     return Skill(
         name=name,
@@ -133,7 +133,8 @@ def _cases(chosen: Mapping[str, Definition]) -> list[Case]:
     return list(picked.values())
 
 
-def _imports(definition: Definition) -> set[str]:
+def imports_of(definition: Definition) -> set[str]:
+    """Returns the import lines that a definition needs."""
     names = set(definition.helper.needs)
     return {line for case in definition.supports for line in case.parts.imports if names & set(line.split())}
 
