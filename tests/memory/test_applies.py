@@ -16,22 +16,19 @@ LETTERS = Lesson(
 )
 
 
-@pytest.mark.parametrize(
-    ("task", "told"),
-    [
-        ("Write a letter to a customer about the new opening hours.", True),
-        ("Write a letter to a customer about a notice.", True),
-        ("Write a letter to a customer: a notice, and a legal one.", False),
-        ("Write a letter to the tax office.", False),
-        ("Write a letter that goes with an INVOICE.", False),
-        ("Write a letter to a customer about the task at hand.", True),
-    ],
-)
 @pytest.mark.asyncio
-async def test_in_scope_and_near_miss(memory: Memory, task: str, told: bool) -> None:
+async def test_in_scope_and_near_miss(memory: Memory) -> None:
     await memory.put(LETTERS)
-    assert applies(LETTERS, task) == told
-    assert [found.lesson for found in await memory.recall(task)] == ([LETTERS] if told else [])
+    told = {
+        "Write a letter to a customer about the new opening hours.": True,
+        "Write a letter to a customer about a notice.": True,
+        "Write a letter to a customer: a notice, and a legal one.": False,
+        "Write a letter to the tax office.": False,
+        "Write a letter that goes with an INVOICE.": False,
+        "Write a letter to a customer about the task at hand.": True,
+    }
+    assert {task: applies(LETTERS, task) for task in told} == told
+    assert {task: await memory.recall(task) != [] for task in told} == told
 
 
 def test_an_exception_of_common_words_excludes_nothing() -> None:

@@ -116,7 +116,7 @@ async def decide(memory: Memory, agent: Agent, found: Sequence[Proposal], heldou
 async def test_the_gate_promotes_corrections_and_nothing_of_shuffled_ones(
     memory: Memory, tmp_path: Path, quick: Quick, single: Single, world: World, world_tasks: Tasks
 ) -> None:
-    tasks, heldout = single(world), world_tasks(30, lengths=(2, 3), split="heldout")
+    tasks, heldout = single(world), world_tasks(22, lengths=(2, 3), split="heldout")
     right = [world.definition(verb) for verb in world.verbs]
     async with quick(memory) as agent:
         await corrected(memory, agent, tasks, right)

@@ -114,7 +114,7 @@ async def test_the_gate_promotes_what_saves_steps_and_is_no_worse(memory: Memory
 
 
 async def decided(memory: Memory, pool: SandboxPool) -> list[str]:
-    heldout = [errand(number, "heldout") for number in range(100, 130)]
+    heldout = [errand(number, "heldout") for number in range(100, 122)]
     async with Agent("react", Clerk(0.5), tools=[shell], memory=memory, sandbox=pool) as agent:
         return [
             (await Gate().decide(each.arm(NOTHING), NOTHING, heldout, evaluator(agent))).decision
