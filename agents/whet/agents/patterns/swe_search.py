@@ -104,16 +104,16 @@ async def value(state: State, runtime: Runtime[AgentContext]) -> dict[str, objec
     """Values the step just taken: an answer by its checks, where they may be heard, all else by the model."""
     context, tree = runtime.context, Tree(state["nodes"])
     node = tree.nodes[state["current"] or 0]
-    worth, passed, why = 0.0, False, ""
+    score, passed, why = 0.0, False, ""
     attempt = None if node["answer"] is None else await judge(context, node["answer"])
     if attempt is not None and (attempt["passed"] or attempt["critiques"]):
-        worth, passed, why = 200 * attempt["score"] - 100, attempt["passed"], "\n".join(attempt["critiques"])
+        score, passed, why = 200 * attempt["score"] - 100, attempt["passed"], "\n".join(attempt["critiques"])
     elif may_ask(context):
-        worth, why = await rate(context, [*_conversation(state, tree, node), role(context, "value")], (-100, 100))
-    told: dict[str, Json] = {"id": node["id"], "action": _describe(node), "value": worth, "box": node["box"]}
+        score, why = await rate(context, [*_conversation(state, tree, node), role(context, "value")], (-100, 100))
+    told: dict[str, Json] = {"id": node["id"], "action": _describe(node), "value": score, "box": node["box"]}
     step = note(context, tree.nodes[node["parent"] or 0]["step"], told)
-    valued = Action(**{**node, "value": worth, "passed": passed, "why": why, "step": step})
-    found: dict[str, object] = {"nodes": [valued], "rewards": [(node["id"], worth)]}
+    valued = Action(**{**node, "value": score, "passed": passed, "why": why, "step": step})
+    found: dict[str, object] = {"nodes": [valued], "rewards": [(node["id"], score)]}
     if done := _finished(Tree([*state["nodes"], valued])):
         found["answer"] = max(done, key=lambda node: (node["passed"], node["value"]))["answer"]
     return found
