@@ -94,6 +94,7 @@ def test_what_stands_in_brackets_belongs_to_its_tool(text: str, tools: tuple[str
         ("name: a\ndescription: d\nallowed_tools: x", "unknown key 'allowed_tools'"),
         ("name: a\ndescription: d: e", "not valid YAML"),
         ("- a", "no map of keys"),
+        (f"name: a\ndescription: d\nmetadata: {{a: {'b' * (1 << 16)}}}", "(65536 at most)"),
     ],
 )
 def test_each_rule_is_enforced(head: str, complaint: str) -> None:

@@ -17,7 +17,7 @@ MAX_BODY_LINES, MAX_BODY_TOKENS = 500, 5000
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _PATH = re.compile(r"[\w.-]+(/[\w.-]+)*", re.ASCII)
 _MENTIONED = re.compile(r"(?<![\w./-])(?:scripts|references|assets)/[\w./-]*\w")
-_BETWEEN_TOOLS = re.compile(r"[\s,]+(?![^(]*\))")
+_TOOL = re.compile(r"(?:[^\s,(]|\([^)]*\)?)+")
 
 
 def violations(head: Mapping[str, object], folder: str | None) -> list[str]:
@@ -56,7 +56,7 @@ def tool_names(tools: str | list[str]) -> tuple[str, ...]:
 
     What stands in brackets belongs to its tool: ``Bash(git add:*), Read`` are two.
     """
-    return tuple(tool for tool in _BETWEEN_TOOLS.split(tools) if tool) if isinstance(tools, str) else tuple(tools)
+    return tuple(_TOOL.findall(tools) if isinstance(tools, str) else tools)
 
 
 def advice(body: str, tokens: int, files: Mapping[str, bytes]) -> list[str]:

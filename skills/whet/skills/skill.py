@@ -15,6 +15,8 @@ from whet.skills.tokens import estimate_tokens
 __all__ = ["Skill"]
 
 MAIN = "SKILL.md"
+MAX_HEAD = 1 << 16
+"""Characters of a front matter: it is read into every prompt, and a reader must not hang on a stranger's."""
 
 
 class Skill(Record, frozen=True, kw_only=True):
@@ -110,6 +112,8 @@ def _split(data: bytes | None) -> tuple[dict[str, object] | None, str, list[str]
         yaml_text, closing = yaml_text.removesuffix("\n---"), "---"
     if opening.rstrip() != "---" or not closing:
         return None, "", [f"{MAIN} does not begin with a front matter between two lines '---'"]
+    if len(yaml_text) > MAX_HEAD:
+        return None, "", [f"the front matter has {len(yaml_text)} characters ({MAX_HEAD} at most)"]
     try:
         # Every scalar stays text, so a name of `on` or a version of `1.10` is what its author wrote.
         head = yaml.load(yaml_text, Loader=yaml.BaseLoader)
