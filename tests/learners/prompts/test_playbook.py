@@ -9,8 +9,9 @@ import pytest
 
 from whet.core.models.tiny.world import OPERATIONS, read_definitions
 from whet.core.policy import Policy
-from whet.core.records import Task
+from whet.core.records import Run, Task
 from whet.learners.learner import load_learner
+from whet.learners.prompts.archive import Evidence
 from whet.learners.prompts.bullets import (
     Bullet,
     Operation,
@@ -21,6 +22,7 @@ from whet.learners.prompts.bullets import (
     show_bullets,
     without_doubles,
 )
+from whet.learners.prompts.methods.playbook import used_in
 from whet.learners.prompts.testing import Colleague
 from whet.memory.embedders import HashedNgrams
 
@@ -71,6 +73,17 @@ async def test_a_bullet_that_does_harm_is_retired_and_replaced(
     (proposal,) = await bench.proposals(learner)
     learned = read_definitions(proposal.policy.text("principles.md"))
     assert learned[verb] == means
+
+
+def test_who_is_cited_is_counted_by_the_outcome_and_only_the_others_by_tags(bench: Bench) -> None:
+    cited = [("By [p1] and [p2].", 1.0), ("By [p2], so [p2].", 0.0), (None, 0.0)]
+    runs = [Run(task_id="t", agent="a", answer=answer) for answer, _ in cited]
+    on = [
+        Evidence(task=bench.train[0], run=run, verdicts=(), score=score)
+        for run, (_, score) in zip(runs, cited, strict=True)
+    ]
+    tags = {"p1": "harmful", "p3": "helpful", "p4": "harmful", "p5": "neutral"}
+    assert used_in(on, tags) == (["p1", "p2", "p3"], ["p2", "p4"])
 
 
 def test_the_four_operations_and_their_counters() -> None:

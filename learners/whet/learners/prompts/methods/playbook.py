@@ -26,7 +26,7 @@ from whet.learners.prompts.lab import Lab
 from whet.learners.prompts.learner import Draft, PromptLearner, examples
 from whet.memory.embedders import Embedder, HashedNgrams
 
-__all__ = ["Playbook"]
+__all__ = ["Playbook", "used_in"]
 
 _CITED = re.compile(r"\[(p\d+)\]")
 
@@ -98,7 +98,7 @@ class Playbook(PromptLearner):
         shown = examples(on)
         reflection = read_json(await lab.ask(_REFLECT.format(part=part, text=text, examples=shown)))
         said = reflection if isinstance(reflection, dict) else {}
-        bullets = count(bullets, *_used(on, said.get("tags")))
+        bullets = count(bullets, *used_in(on, said.get("tags")))
         told = show_bullets(head, bullets)
         asked = _CURATE.format(part=part, text=told, insight=said.get("insight", ""), examples=shown)
         bullets, refused = operate(bullets, self._operations(await lab.ask(asked)))
@@ -122,7 +122,7 @@ class Playbook(PromptLearner):
         return {**super().options(), "refused": self.refused}
 
 
-def _used(on: Sequence[Evidence], tags: Json) -> tuple[list[str], list[str]]:
+def used_in(on: Sequence[Evidence], tags: Json) -> tuple[list[str], list[str]]:
     """Returns the ids that helped and that did harm: by the outcome of runs that cite them, else by the tags."""
     helped: list[str] = []
     harmed: list[str] = []
