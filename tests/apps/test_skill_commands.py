@@ -122,3 +122,34 @@ def test_bad_input_is_one_line(unchanged: Whet, arguments: tuple[str, ...], code
     result = unchanged("skill", *arguments, code=code)
     assert says in result.err
     assert result.err.count("\n") == 1
+
+
+SHOP = '''
+from whet.core import Completion
+
+def lookup(question: str) -> str:
+    """Look a question up."""
+    return "42" if "answer" in question else "6x9"
+
+TOOLS = [lookup]
+
+class Writer:
+    name = "writer"
+
+    async def complete(self, messages, *, tools=(), sampling=None):
+        lines = ["# name: look-up", "# description: Looks questions up.", "# keywords: answer", "answer = lookup(task)"]
+        return Completion(text=chr(10).join(lines), model=self.name)
+'''
+
+
+def test_a_workflow_is_read_as_steps_before_it_is_in_force(ran: Whet, tmp_path: Path) -> None:
+    (tmp_path / "shop.py").write_text(SHOP)
+    ran("learn", "workflows", "--set", "tools=shop:TOOLS", "--set", "model=shop:Writer")
+    (row,) = ran("skill", "list", "--json").json["items"]
+    assert (row["name"], row["status"]) == ("look-up", "quarantined")
+    shown = ran("skill", "show", "look-up")
+    assert "1. Call `lookup(task)` and answer with the result." in shown.out
+    assert "asks for lookup" in shown.err
+    ran("skill", "approve", "look-up")
+    assert ran("skill", "list", "--json").json["items"][0]["status"] == "active"
+    assert "no module 'nowhere'" in ran("learn", "workflows", "--set", "tools=nowhere:TOOLS", code=2).err
