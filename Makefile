@@ -1,4 +1,7 @@
 # `make demo` and `make test` do all set-up on a fresh Debian or Ubuntu machine, then their job.
+# Test files run in so many processes; each takes up to 2 GB.
+JOBS ?= 2
+
 .PHONY: setup demo test lint bench clean
 
 setup:
@@ -9,7 +12,7 @@ demo: setup
 	@.venv/bin/whet --home .whet-demo demo
 
 test: setup
-	@.venv/bin/python -m pytest $(ARGS)
+	@.venv/bin/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 lint: setup
 	.venv/bin/ruff check .

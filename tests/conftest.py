@@ -1,8 +1,12 @@
 """What all tests share."""
 
+import os
 import signal
 
 from hypothesis import HealthCheck, settings
+
+# The models of the tests are small: a second thread only waits for the first, and on a busy machine for its turn.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # How long an example takes says more about the machine than about the code.
 settings.register_profile("whet", deadline=None, suppress_health_check=[HealthCheck.too_slow])
