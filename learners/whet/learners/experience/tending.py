@@ -4,7 +4,7 @@ for each in await tend(memory):
     print(each.status, each.lesson.text, each.reason)
 """
 
-from whet.core.records import Lesson, Record
+from whet.core.records import Lesson
 from whet.learners.experience.errors import ErrorMemory
 from whet.learners.experience.propositions import weigh
 from whet.learners.experience.reformulation import review
@@ -12,23 +12,13 @@ from whet.learners.view import current_lessons
 from whet.learners.watch import retire_harmful
 from whet.memory import Memory
 
-__all__ = ["Tended", "tend"]
+__all__ = ["tend"]
 
 
-class Tended(Record, frozen=True, kw_only=True):
-    """A lesson whose status changed, and why."""
+async def tend(memory: Memory, *, errors: bool = False) -> list[Lesson]:
+    """Returns the lessons whose status changed: rewrites that lost, faded beliefs about people, what does harm.
 
-    lesson: Lesson
-    reason: str
-
-    @property
-    def status(self) -> str:
-        """The status it has now."""
-        return self.lesson.status
-
-
-async def tend(memory: Memory, *, errors: bool = False) -> list[Tended]:
-    """Returns the lessons whose status changed: rewrites that lost, beliefs about people that faded, what does harm.
+    Each says why in its ``reason``.
 
     With ``errors``, what went wrong in the newest runs is told to the next ones at once (``ErrorMemory``), and errors
     that no longer stand are retired.
@@ -39,5 +29,4 @@ async def tend(memory: Memory, *, errors: bool = False) -> list[Tended]:
     await review(memory)
     await weigh(memory)
     await retire_harmful(memory)
-    changed = [each for each in await current_lessons(memory) if before.get(each.id) != each.status]
-    return [Tended(lesson=lesson, reason=lesson.reason) for lesson in changed]
+    return [lesson for lesson in await current_lessons(memory) if before.get(lesson.id) != lesson.status]

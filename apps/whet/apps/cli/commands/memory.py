@@ -318,7 +318,7 @@ def tend(
     from whet.learners.experience.tending import tend as look_after
 
     found = with_memory(lambda memory: look_after(memory, errors=errors))
-    rows = [{**as_row(each.lesson), "reason": each.reason} for each in found]
+    rows = [as_row(lesson) for lesson in found]
     view.show(rows, ("id", "status", "source", "reason", "text"), empty="every lesson holds")
 
 
