@@ -25,6 +25,7 @@ __all__ = [
     "ask_for_wording",
     "describe_run",
     "entries",
+    "failures",
     "newest_failures_first",
     "read_json",
     "said",
@@ -48,11 +49,15 @@ _WORD = """Describe this skill for a catalogue: what it holds and when to use it
 Answer with JSON and nothing else: {"description": "…"}"""
 
 
+def failures(item: Judged, at_most: int = 3) -> list[str]:
+    """Returns a line on each of the first checks that failed, as models are told of them."""
+    failing = [check for verdict in item.verdicts for check in verdict.checks if not check.passed and check.call]
+    return [describe_failure(check.call, check.got, check.expected) for check in failing[:at_most]]
+
+
 def describe_run(item: Judged) -> str:
     """Returns a run as a model is shown it: id, task, answer, and the checks that failed."""
-    failing = [check for verdict in item.verdicts for check in verdict.checks if not check.passed]
-    found = [describe_failure(check.call, check.got, check.expected) for check in failing if check.call][:3]
-    outcome = "passed" if item.passed else " ".join(["failed.", *found])
+    outcome = "passed" if item.passed else " ".join(["failed.", *failures(item)])
     return (
         f"## Run {item.run.id}\nTask: {item.task.prompt[:_CLIPPED]}\n"
         f"Answer:\n{(item.run.answer or '')[:_CLIPPED]}\nOutcome: {outcome}"

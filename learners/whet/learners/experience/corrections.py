@@ -16,9 +16,8 @@ import msgspec
 
 from whet.core.budget import Budget
 from whet.core.models import Budgeted, Model, as_model
-from whet.core.prompting import describe_failure
 from whet.core.records import Feedback, Lesson, Message, Record, Sampling, Step, ToolResult, Usage
-from whet.learners.asking import describe_run, entries, read_json, said
+from whet.learners.asking import describe_run, entries, failures, read_json, said
 from whet.learners.gate import Arm
 from whet.learners.learner import Proposal
 from whet.learners.lessons import MAX_TEXT, MIN_WORDS
@@ -163,8 +162,7 @@ async def _worded(model: Budgeted, heeded: _Heeded, lesson: Lesson) -> tuple[Les
 
 
 def _negative(attempt: Judged) -> Lesson:
-    failing = [check for verdict in attempt.verdicts for check in verdict.checks if not check.passed and check.call]
-    why = " ".join(describe_failure(check.call, check.got, check.expected) for check in failing[:1])
+    why = " ".join(failures(attempt, at_most=1))
     tried = " ".join((attempt.run.answer or "nothing").split())[:_QUOTED]
     return Lesson(
         kind="negative",

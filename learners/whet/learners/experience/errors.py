@@ -18,8 +18,8 @@ import numpy as np
 from whet.core.budget import Budget
 from whet.core.errors import UserError
 from whet.core.ids import now_ms
-from whet.core.prompting import describe_failure
 from whet.core.records import Lesson, Record, Use
+from whet.learners.asking import failures
 from whet.learners.gate import Arm
 from whet.learners.learner import Proposal
 from whet.learners.proposing import propose_lessons
@@ -30,7 +30,6 @@ from whet.memory.embedders import HashedNgrams
 __all__ = ["ErrorLearner", "ErrorMemory", "Refreshed"]
 
 NAME = "errors"
-MAX_CHECKS = 3
 SHARPNESS = 8
 """Exponent of the similarity: what is half alike counts 1/256."""
 _QUOTED = 300
@@ -158,9 +157,7 @@ def _chances(recent: Sequence[Judged], texts: Sequence[str], nearest: int) -> li
 
 
 def _lesson(item: Judged) -> Lesson:
-    failing = [check for verdict in item.verdicts for check in verdict.checks if not check.passed]
-    lines = [describe_failure(check.call, check.got, check.expected) for check in failing if check.call][:MAX_CHECKS]
-    said = lines or [verdict.detail for verdict in item.verdicts if verdict.detail][:1]
+    said = failures(item) or [verdict.detail for verdict in item.verdicts if verdict.detail][:1]
     prompt = item.task.prompt[:_QUOTED]
     return Lesson(
         kind="negative",

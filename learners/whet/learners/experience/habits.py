@@ -90,9 +90,13 @@ async def read_traces(view: TrainMemory, again: set[str]) -> list[Trace]:
     found = []
     for run_id, taken in steps.items():
         results = [step.body for step in sorted(taken, key=lambda step: step.seq) if isinstance(step.body, ToolResult)]
-        odd = (n for n, each in enumerate(results) if each.call.name not in again or not arguments(each) or each.error)
+        odd = (number for number, result in enumerate(results) if not _repeatable(result, again))
         found.append(Trace(item=judged[run_id], calls=tuple(results[: next(odd, len(results))])))
     return found
+
+
+def _repeatable(result: ToolResult, again: set[str]) -> bool:
+    return result.call.name in again and bool(arguments(result)) and result.error is None and not result.pending
 
 
 def find_habits(traces: Sequence[Trace], *, min_tasks: int, purity: float, longest: int) -> Iterator[Habit]:
