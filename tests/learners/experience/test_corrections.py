@@ -106,7 +106,7 @@ async def decide(memory: Memory, agent: Agent, found: Sequence[Proposal], heldou
     decisions = []
     for proposal in found:
         await memory.put(*proposal.lessons)
-        gate = Gate(GateConfig(concurrency=8))
+        gate = Gate(GateConfig(concurrency=4, max_token_ratio=None))  # without lessons next to nothing is read
         decided = await gate.decide(proposal.arm(NOTHING), NOTHING, heldout, evaluator(agent))
         decisions.append(decided.decision)
     return decisions
@@ -139,6 +139,17 @@ async def test_the_gate_promotes_corrections_and_nothing_of_shuffled_ones(
             found = await proposals(worse)
             assert sum(len(proposal.lessons) for proposal in found) == len(wrong)
             assert "promoted" not in await decide(worse, liar, found, heldout)
+
+
+@pytest.mark.asyncio
+async def test_the_embedded_model_learns_from_a_persons_corrections(
+    memory: Memory, quick: Quick, single: Single, world: World, world_tasks: Tasks
+) -> None:
+    heldout = world_tasks(16, lengths=(1, 2), split="heldout")
+    async with quick(memory, "tiny") as agent:
+        await corrected(memory, agent, single(world), [world.definition(verb) for verb in world.verbs])
+        (positive, *_) = await proposals(memory)
+        assert await decide(memory, agent, [positive], heldout) == ["promoted"]
 
 
 @pytest.mark.asyncio

@@ -57,7 +57,7 @@ async def decide(memory: Memory, agent: Agent, model: Model, heldout: Sequence[T
     decisions = []
     for proposal in await proposals(memory, model):
         await memory.put(*proposal.lessons)
-        gate = Gate(GateConfig(concurrency=8))
+        gate = Gate(GateConfig(concurrency=4, max_token_ratio=None))  # without tips next to nothing is read
         decisions.append((await gate.decide(proposal.arm(NOTHING), NOTHING, heldout, evaluator(agent))).decision)
     return decisions
 
@@ -82,6 +82,17 @@ async def test_the_gate_promotes_tips_and_nothing_of_shuffled_verdicts(
     async with await Memory.open(tmp_path / "noise") as noise, quick(noise) as agent:
         await noise.put(*tasks, *runs, *moved)
         assert "promoted" not in await decide(noise, agent, Colleague(infer), heldout)
+
+
+@pytest.mark.asyncio
+async def test_the_embedded_model_is_better_for_tips(
+    memory: Memory, quick: Quick, single: Single, world: World, world_tasks: Tasks, infer: Infer
+) -> None:
+    async with quick(memory, "tiny") as agent:
+        for task in single(world):
+            await agent.arun(task)
+        heldout = world_tasks(16, lengths=(1, 2), split="heldout")
+        assert await decide(memory, agent, Colleague(infer), heldout) == ["promoted"]
 
 
 @pytest.mark.asyncio
