@@ -3,8 +3,9 @@
 It is no model, and says nothing about one. What it can do is fixed here, so that the patterns are compared on their own
 search: a program is right with probability ``RIGHT``, else it is a mutant, the first ones more often than the rest
 (common mistakes). A program that it is shown it does not write again with probability ``HEEDS``. A thought stands for
-one program, which it writes when told to follow the thought. Its judgement is right with probability ``JUDGES``, and a
-test it writes is right with probability ``TESTS``; else the test asks for what a common mistake does.
+one program, which it writes when told to follow the thought; the thoughts of one list differ. Its judgement is right
+with probability ``JUDGES``, and a test it writes is right with probability ``TESTS``; else the test asks for what a
+common mistake does.
 """
 
 import ast
@@ -218,17 +219,17 @@ class Colleague:
         problem = next(each for each in PROBLEMS if f"def {each.name}(" in said)
         asked = next((role for text, role in roles() if last.startswith(text)), "program")
         if asked in ("think", "strategies", "fixes"):
-            return "\n".join(f"{number}. {thought(problem, said, rng)}" for number in range(1, 4))
+            return "\n".join(f"{number}. {each}" for number, each in enumerate(thoughts(problem, said, rng, 3), 1))
         if asked == "rethink":
-            return f"That block is wrong.\nThought: {thought(problem, said, rng)}"
+            return f"That block is wrong.\nThought: {thoughts(problem, said, rng, 1)[0]}"
         if asked in ("critic", "appraise", "quality", "value"):
             return verdict(problem, said, asked, rng)
         if asked == "tests":
             return "\n".join(test(problem, rng) for _ in range(8))
         if asked == "inputs":
             return "\n".join(f"{problem.name}({arguments})" for arguments in rng.sample(problem.inputs, 4))
-        if (thoughts := re.findall(r"Approach (\d+)", last)) and asked in ("write", "solver", "debugger"):
-            return problem.programs[int(thoughts[-1])]
+        if (followed := re.findall(r"Approach (\d+)", last)) and asked in ("write", "solver", "debugger"):
+            return problem.programs[int(followed[-1])]
         return sample(problem, said, rng)
 
 
@@ -239,15 +240,20 @@ def roles() -> tuple[tuple[str, str], ...]:
 
 
 def sample(problem: Problem, said: str, rng: random.Random) -> str:
-    """Returns a program, seldom one that it was shown."""
-    shown = [program in said and rng.random() < HEEDS for program in problem.programs]
-    weights = [0.0 if seen else weight for seen, weight in zip(shown, problem.weights, strict=True)]
+    """Returns a program, seldom one that it was shown, or whose thought it was."""
+    seen = [program in said or f"Approach {n}." in said for n, program in enumerate(problem.programs)]
+    weights = [
+        0.0 if shown and rng.random() < HEEDS else weight for shown, weight in zip(seen, problem.weights, strict=True)
+    ]
     return rng.choices(problem.programs, weights if any(weights) else problem.weights)[0]
 
 
-def thought(problem: Problem, said: str, rng: random.Random) -> str:
-    """Returns a thought that stands for a program."""
-    return f"Approach {problem.programs.index(sample(problem, said, rng))}."
+def thoughts(problem: Problem, said: str, rng: random.Random, count: int) -> list[str]:
+    """Returns different thoughts, each of which stands for a program."""
+    found: dict[str, None] = {}
+    while len(found) < count:
+        found[f"Approach {problem.programs.index(sample(problem, said, rng))}."] = None
+    return list(found)
 
 
 def verdict(problem: Problem, said: str, role: str, rng: random.Random) -> str:
