@@ -52,3 +52,14 @@ def test_options_of_learners_are_told_by_their_names(whet: Whet) -> None:
         result = whet("improve", "world:7", "--learners", "lessons,rft", "--set", given, code=2)
         assert result.err.count("\n") == 1, result.err
         assert said in result.err
+
+
+def test_what_is_asked_of_judges_reaches_the_gate(whet: Whet) -> None:
+    whet("init")
+    for command in (("improve", "world:7"), ("gate", "decide", "x", "world:7")):
+        result = whet(*command, "--min-trust", "1.2", code=2)
+        assert result.err.count("\n") == 1, result.err
+        assert "--min-trust" in result.err
+    whet("improve", "world:7", "--min-trust", "0.9", "--calls", "0")
+    (job,) = whet("query", "SELECT body FROM jobs", "--json").json["items"]
+    assert '"min_trust":0.9' in job["body"]

@@ -31,7 +31,19 @@ from whet.feedback import load_verifier
 from whet.feedback.judges import Pairwise, judging_under
 from whet.feedback.judges.testing import PlantedModel
 from whet.feedback.verifiers.registry import judges_of
-from whet.learners import Arm, Gate, Proposal, StoredLedger, TrainMemory, decide, evaluator, improve, measure
+from whet.learners import (
+    Arm,
+    Gate,
+    GateConfig,
+    ImproveConfig,
+    Proposal,
+    StoredLedger,
+    TrainMemory,
+    decide,
+    evaluator,
+    improve,
+    measure,
+)
 from whet.learners.judging import (
     measure_judge,
     measured_judges,
@@ -210,6 +222,8 @@ async def test_judges_decide_at_the_gate_once_they_are_heard_and_cost_no_use_bef
     assert await StoredLedger(memory).uses(heldout) == 0
     await remember(memory, 100)
     await measure_judge(memory, load_verifier(spec()))
+    with pytest.raises(RefusedError, match=r"0\.99 is needed"):
+        await decide(memory, agent, candidate.id, tasks, gate=Gate(GateConfig(min_trust=0.99)))
     promotion = await decide(memory, agent, candidate.id, tasks)
     assert promotion.decision == "promoted"
 
@@ -240,3 +254,16 @@ async def test_the_loop_ends_with_the_refusal_and_the_held_out_set_unused(memory
     assert await StoredLedger(memory).uses([one for one in tasks if one.split == "heldout"]) == 0
     (job,) = await memory.find(Job, where={"kind": "improve"})
     assert (job.status, "whet judge report" in (job.error or "")) == ("cancelled", True)
+
+
+@pytest.mark.asyncio
+async def test_who_asks_less_of_judges_hears_a_weak_one(memory: Memory) -> None:
+    await remember(memory, 120)
+    await measure_judge(memory, load_verifier(spec("weak")))
+    tasks = [task(i, split, spec("weak")) for split in ("train", "heldout") for i in range(900, 912)]
+    lax = Gate(GateConfig(min_trust=0.5))
+    agent = Agent("react", Speaker(), memory=memory)
+    named = TaskSet(name="t", version="1", tasks=tuple(tasks))
+    report = await improve(agent, named, [Wishful()], memory=memory, gate=lax, config=ImproveConfig(rounds=1, probe=0))
+    assert [promotion.thresholds["min_trust"] for promotion in report.promotions] == [0.5]
+    assert report.promotions[0].n > 0

@@ -52,7 +52,7 @@ async def decide(
         raise RefusedError(
             f"candidate {candidate.id!r} rests on what strangers wrote; look at it, then decide with --tainted"
         )
-    incumbent = await incumbent_arm(memory)
+    gate, incumbent = gate or Gate(), await incumbent_arm(memory)
     if candidate.parent != incumbent.policy.digest:
         raise ConflictError(
             f"candidate {candidate.id!r} was made from policy {candidate.parent[:12]!r}, in force is "
@@ -63,13 +63,14 @@ async def decide(
     if objection := await first_objection(stages, proposal, incumbent, budget or Budget()):
         await adopt(memory, proposal, objection)
         return objection
-    await refuse_unheard(memory, {judge for task in (*heldout, *probes) for judge in judges_of(task)})
+    judges = {judge for task in (*heldout, *probes) for judge in judges_of(task)}
+    await refuse_unheard(memory, judges, gate.config.min_trust)
     async with agent:
-        promotion = await (gate or Gate()).decide(
+        promotion = await gate.decide(
             proposal.arm(incumbent),
             incumbent,
             heldout,
-            evaluator(agent, budget, tags=(f"candidate:{candidate.id}",)),
+            evaluator(agent, budget, tags=(f"candidate:{candidate.id}",), min_trust=gate.config.min_trust),
             budget=budget,
             ledger=StoredLedger(memory),
             candidate_id=candidate.id,

@@ -20,6 +20,7 @@ from whet.core.budget import Budget, Cost
 from whet.core.errors import BudgetError, RefusedError, UserError
 from whet.core.policy import Policy
 from whet.core.records import Json, Promotion, Record, Task, Usage
+from whet.feedback.report import MIN_TRUST
 from whet.learners.betting import Capital, PairedTest
 from whet.learners.ledger import CountingLedger, Ledger, heldout_digest, level_of_use
 from whet.learners.rules import (
@@ -80,7 +81,8 @@ class GateConfig(Record, frozen=True, kw_only=True):
     ``max_regressed``: share of the tasks the incumbent solved reliably that may be lost; a loss counts when it repeats
     in ``confirm`` further seeds. ``max_probe_loss``: the same share of the probes, and by how much their mean score may
     fall. ``retries``: how often a run that nobody could judge is repeated; ``max_dropped``: the
-    share of pairs that may stay unjudged. ``concurrency``: pairs under way at once.
+    share of pairs that may stay unjudged. ``min_trust``: what the lower bound of a judge's balanced agreement has to reach
+    before its verdicts count. ``concurrency``: pairs under way at once.
     """
 
     alpha: float = 0.05
@@ -93,6 +95,7 @@ class GateConfig(Record, frozen=True, kw_only=True):
     confirm: int = 2
     retries: int = 2
     max_dropped: float = 0.2
+    min_trust: float = MIN_TRUST
     concurrency: int = 4
     seed: int = 0
 
@@ -106,13 +109,11 @@ class Gate:
 
     def __init__(self, config: GateConfig | None = None) -> None:
         config = config or GateConfig()
-        shares = {"max_regressed": config.max_regressed, "max_dropped": config.max_dropped, "alpha": config.alpha}
-        counts = {"repeats": config.repeats, "concurrency": config.concurrency}
-        for name, share in shares.items():
-            if not 0 <= share <= 1:
+        for name in ("max_regressed", "max_dropped", "min_trust", "alpha"):
+            if not 0 <= (share := getattr(config, name)) <= 1:
                 raise UserError(f"{name} is {share!r}; a share between 0 and 1 is needed")
-        for name, count in counts.items():
-            if count < 1:
+        for name in ("repeats", "concurrency"):
+            if (count := getattr(config, name)) < 1:
                 raise UserError(f"{name} is {count!r}; at least 1 is needed")
         if not 0 <= config.max_probe_loss < 1:
             raise UserError(f"max_probe_loss is {config.max_probe_loss!r}; a share from 0 to below 1 is needed")

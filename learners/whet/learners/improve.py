@@ -175,7 +175,8 @@ class _Loop:
 
     def __post_init__(self) -> None:
         self.state = decode(encode(self.job.state), State)
-        self.evaluate: Evaluate = evaluator(self.agent, self.budget, tags=(f"job:{self.job.id}",))
+        tags, min_trust = (f"job:{self.job.id}",), self.gate.config.min_trust
+        self.evaluate: Evaluate = evaluator(self.agent, self.budget, tags=tags, min_trust=min_trust)
 
     async def run(self) -> ImproveReport:
         try:
@@ -282,8 +283,8 @@ class _Loop:
 
     async def _decide(self, proposal: Proposal, arm: Arm, incumbent: Arm) -> bool:
         # Before the held-out set is used: a judge that is not heard ends the loop, and costs no use.
-        tasks = (*self.heldout, *self.probes)
-        await refuse_unheard(self.memory, {judge for task in tasks for judge in judges_of(task)})
+        judges = {judge for task in (*self.heldout, *self.probes) for judge in judges_of(task)}
+        await refuse_unheard(self.memory, judges, self.gate.config.min_trust)
         promotion = await self.gate.decide(
             arm,
             incumbent,

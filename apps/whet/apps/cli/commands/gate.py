@@ -9,6 +9,7 @@ from whet.apps.cli.commands.improve import (
     Criteria,
     Dollars,
     Judge,
+    MinTrust,
     Probes,
     Seconds,
     Stages,
@@ -61,6 +62,7 @@ def decide_on(
     concurrency: Annotated[int, typer.Option(min=1, help="Runs at a time.")] = 4,
     alpha: Annotated[float, typer.Option(help="Error rate of the gate over all uses of the held-out set.")] = 0.05,
     min_effect: Annotated[float, typer.Option(help="Gain in pass rate that has to be exceeded.")] = 0.02,
+    min_trust: MinTrust = 0.7,
     probes: Probes = None,
     stages: Stages = "lint",
     judge: Judge = "",
@@ -77,7 +79,7 @@ def decide_on(
     from whet.learners import Gate, GateConfig, decide
 
     task_set, general, budget = load_tasks(tasks), load_probes(probes), limits(calls, dollars, seconds)
-    gate = Gate(GateConfig(alpha=alpha, min_effect=min_effect, concurrency=concurrency))
+    gate = Gate(GateConfig(alpha=alpha, min_effect=min_effect, min_trust=min_trust, concurrency=concurrency))
     before = load_stages(stages, judge, criteria)
 
     async def work(memory: "Memory") -> "Promotion":

@@ -24,6 +24,7 @@ __all__ = [
     "Criteria",
     "Dollars",
     "Judge",
+    "MinTrust",
     "Probes",
     "Seconds",
     "Stages",
@@ -46,6 +47,9 @@ Stages = Annotated[
     str, typer.Option(help="What looks at a candidate before the held-out tasks do: lint,hygiene,hacking; '': nothing.")
 ]
 Judge = Annotated[str, typer.Option(help="Model that the stages ask; default: the one of whet.toml.")]
+MinTrust = Annotated[
+    float, typer.Option(min=0, max=1, help="Balanced agreement that the gate asks of a judge, surely reached.")
+]
 Criteria = Annotated[
     Path | None,
     typer.Option(exists=True, dir_okay=False, help="File that says what was asked for; the stage hacking needs it."),
@@ -110,6 +114,7 @@ def improve(
     concurrency: Annotated[int, typer.Option(min=1, help="Runs at a time.")] = 4,
     alpha: Annotated[float, typer.Option(help="Error rate of the gate over all uses of the held-out set.")] = 0.05,
     min_effect: Annotated[float, typer.Option(help="Gain in pass rate that has to be exceeded.")] = 0.02,
+    min_trust: MinTrust = 0.7,
     probes: Probes = None,
     stages: Stages = "lint",
     judge: Judge = "",
@@ -128,7 +133,7 @@ def improve(
     from whet.learners import improve as loop
 
     task_set, general = load_tasks(tasks), load_probes(probes)
-    gate = Gate(GateConfig(alpha=alpha, min_effect=min_effect, concurrency=concurrency))
+    gate = Gate(GateConfig(alpha=alpha, min_effect=min_effect, min_trust=min_trust, concurrency=concurrency))
     before = load_stages(stages, judge, criteria)
     config = ImproveConfig(rounds=rounds, repeats=repeats, concurrency=concurrency)
     taught = load_learners(learners, set_ or ())

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from whet.apps.cli.commands.improve import Calls, Dollars, Seconds, limits
+from whet.apps.cli.commands.improve import Calls, Dollars, MinTrust, Seconds, limits
 from whet.apps.cli.commands.rows import as_row
 from whet.apps.cli.output import AsJson, Row, View, emit_json, listing, note
 from whet.apps.cli.session import with_memory
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from whet.memory import Memory
 
 app = typer.Typer()
-
-MinTrust = Annotated[float, typer.Option(help="Balanced agreement that the gate asks for, surely reached.")]
 
 
 @app.command()
