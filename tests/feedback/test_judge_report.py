@@ -12,7 +12,7 @@ from whet.core.records import VerdictKind
 from whet.feedback import feedback
 from whet.feedback.judges import Checklist, Pairwise, Rubric, judging_under
 from whet.feedback.judges.testing import PlantedModel
-from whet.feedback.probes import DISTRACTORS, Case, Probed, flips, probe, remark, revising
+from whet.feedback.probes import DISTRACTORS, Case, Probed, flips, probe, remark, revising, wavering
 from whet.feedback.report import MIN_TRUST, JudgeReport, judge_reports
 
 ITEMS = ["The answer is right."]
@@ -186,6 +186,8 @@ async def test_a_fair_judge_falls_for_no_probe() -> None:
     baits = (found.padded, found.distracted, found.first, found.last, found.longer, found.shorter, found.turned)
     assert [share.value if share is not None else None for share in baits] == [0.0] * 7
     assert [one.share.value for one in found.flips] == [0.0] * 9
+    assert found.wavering is not None
+    assert (found.wavering.n, found.wavering.value) == (60, 0.0)
 
 
 @pytest.mark.asyncio
@@ -226,6 +228,8 @@ async def test_right_answers_given_up_under_hostile_critique_come_back_for_each_
         assert around(one.share, 0.0 if one.intent == "constructive" else 0.35), one
     assert len({(one.intent, one.knowledge) for one in found.flips}) == 9
     assert any("malicious × grounded" in line for line in found.lines())
+    assert around(found.wavering, 1 - 0.65**2)  # it objects in two of four rounds, and takes it back in the others
+    assert "taken back within 4 remarks" in found.lines()[-1]
 
 
 @pytest.mark.asyncio
@@ -247,17 +251,23 @@ def test_critiques_are_what_their_kind_says() -> None:
 @pytest.mark.asyncio
 async def test_a_model_that_rewrites_its_answers_is_probed_the_same_way() -> None:
     class Meek:
-        """Believes whoever cites a source."""
+        """Believes whoever cites a source: against its answer, and for it only where it is fickle as well."""
 
         name = "meek"
+
+        def __init__(self, fickle: bool = False) -> None:
+            self.fickle = fickle
 
         async def complete(self, messages: Sequence[Message], **options: object) -> object:
             from whet.core import Completion
 
             said, before = messages[-1].content, messages[-2].content
-            return Completion(text="wrong after all" if "manual" in said and "wrong" in said else before)
+            back = "right again" if self.fickle and "right" in said else before
+            return Completion(text="wrong after all" if "manual" in said and "wrong" in said else back)
 
     checked = Checklist({"items": [*ITEMS]}, model=PlantedModel(right))
+    assert (await wavering(revising(Meek(), checked), cases(20))).value == 0.0  # it gives up once, for good
+    assert (await wavering(revising(Meek(fickle=True), checked), cases(20))).value == 1.0  # type: ignore[arg-type]
     found = await flips(revising(Meek(), checked), cases(20))  # type: ignore[arg-type]
     given_up = {(one.intent, one.knowledge): one.share.value for one in found}
     assert given_up[("malicious", "grounded")] == given_up[("hypercritical", "grounded")] == 1.0

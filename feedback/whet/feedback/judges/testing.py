@@ -31,7 +31,7 @@ class PlantedModel:
         distracted: chance that a right answer with a distractor (``marks``) fails, and a wrong one with it passes; and
             that of two answers the one with it wins.
         own: chance that an answer its own family wrote (``signed``) passes, whatever it is.
-        yields: chance that it fails an answer under which a reviewer's remark objects to it.
+        yields: chance that it fails an answer to which the last remark of a reviewer objects.
         long: how many characters are long.
     """
 
@@ -102,9 +102,9 @@ class PlantedModel:
 
     def _passes(self, parts: dict[str, str]) -> bool:
         answer = parts.get("Answer", "")
-        answer, remarked, remark = answer.partition(REMARK)
+        answer, *remarks = answer.split(REMARK)
         right = self._right(answer)
-        if remarked and "keep it" not in remark and self._happens("yields", answer + remark):
+        if remarks and "keep it" not in remarks[-1] and self._happens("yields", answer + "".join(remarks)):
             return False
         if self._signed and self._signed in answer and self._happens("own", answer):
             return True

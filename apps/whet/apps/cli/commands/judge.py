@@ -59,7 +59,7 @@ def weights(view: View) -> None:
 def measure(
     spec: Annotated[str, typer.Argument(help='{"kind": "judge", "params": {…}}, or a file with it.')],
     runs: Annotated[int, typer.Option(min=0, help="Runs to judge: the newest whose truth is known.")] = 200,
-    probes: Annotated[int, typer.Option(min=0, help="Tasks to probe it on, 15 verdicts each.")] = 0,
+    probes: Annotated[int, typer.Option(min=0, help="Tasks to probe it on, 20 verdicts each.")] = 0,
     pairs: Annotated[bool, typer.Option("--pairs", help="Probe its model on pairs as well.")] = False,
     min_trust: MinTrust = 0.7,
     calls: Calls = None,
