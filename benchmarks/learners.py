@@ -76,10 +76,11 @@ class Bench:
         heldout = [msgspec.structs.replace(task, split="heldout") for task in tasks[30:]]
         return cls(seed, budget, train, heldout, by_prompt={task.prompt: task for task in tasks})
 
-    @property
-    def validation(self) -> list[Task]:
-        """The half of the training tasks that peers get for scores."""
-        return self.train[15:]
+    def halves(self) -> tuple[list[Task], list[Task]]:
+        """Returns the training tasks for feedback and those for scores, as Whet's learners split them."""
+        mixed = random.Random(self.seed).sample(self.train, len(self.train))
+        half = len(mixed) // 2
+        return mixed[half:], mixed[:half]
 
     def judge(self, prompt: str, answer: str) -> tuple[float, str]:
         """Returns score and feedback of an answer; a metric call."""
@@ -133,9 +134,10 @@ def one_look_at_all(bench: Bench) -> str:
 def best_of_n(bench: Bench) -> str:
     """Returns the best, by validation, of prompts written from a few tasks each, as many as the budget allows."""
     rng, best, kept = random.Random(bench.seed), -1.0, ""
-    while bench.calls + BATCH + len(bench.validation) <= bench.budget and best < 1.0:
-        prompt = _written(bench, rng.sample(bench.train[:15], BATCH))
-        score = sum(each.score for each in bench.try_out(prompt, bench.validation)) / len(bench.validation)
+    learn, validation = bench.halves()
+    while bench.calls + BATCH + len(validation) <= bench.budget and best < 1.0:
+        prompt = _written(bench, rng.sample(learn, BATCH))
+        score = sum(each.score for each in bench.try_out(prompt, validation)) / len(validation)
         if score > best:
             best, kept = score, prompt
     return kept
@@ -240,8 +242,8 @@ def _serve(process: "subprocess.Popen[str]", bench: Bench) -> float | None:
         assert process.stdin is not None
         print(json.dumps(reply), file=process.stdin, flush=True)
 
-    learn, score = bench.train[:15], bench.validation
-    hello = {"train": _prompts(learn), "validation": _prompts(score), "budget": bench.budget, "seed": bench.seed}
+    learn, validation = bench.halves()
+    hello = {"train": _prompts(learn), "validation": _prompts(validation), "budget": bench.budget, "seed": bench.seed}
     send({**hello, "start": ""})
     waiting, solved = list(bench.heldout), 0
     for line in process.stdout:
