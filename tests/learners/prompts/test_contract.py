@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from whet.core.errors import UserError
+from whet.core.records import Run
 from whet.learners.conformance import check_learner
 from whet.learners.learner import load_learner
 from whet.learners.prompts.testing import Colleague, definitions
@@ -56,3 +57,11 @@ async def test_without_an_agent_one_line_says_how_to_get_one(bench: Bench, name:
 def test_an_impossible_value_is_refused_by_name(name: str, option: str) -> None:
     with pytest.raises(UserError, match=f"{option} is 0"):
         load_learner(name, **{option: "0"})
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("name", ["textgrad", "mipro", "opto", "playbook", "apohf", "coding-agent"])
+async def test_a_learner_without_the_model_it_needs_says_so_before_anything_is_run(name: str, bench: Bench) -> None:
+    with pytest.raises(UserError, match="needs a model that can write prompts"):
+        await bench.proposals(load_learner(name))
+    assert await bench.memory.count(Run) == 0

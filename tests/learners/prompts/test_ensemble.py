@@ -23,6 +23,7 @@ class Chatter(PromptLearner):
     """Drafts what cannot help."""
 
     name: ClassVar[str] = "chatter"
+    unused: ClassVar[tuple[str, ...]] = ("model",)
 
     async def draft(self, parents: Sequence[Node], lab: Lab) -> Sequence[Draft]:
         return [Draft(parts={"system": f"Please! {lab.left}"}, parents=(parents[0],))]

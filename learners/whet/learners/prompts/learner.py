@@ -130,6 +130,8 @@ class PromptLearner:
             tag=f"learner:{self.name}",
         )
         lab.archive.add(incumbent.policy, pick_parts(read_parts(view, incumbent.policy), self.parts), note="incumbent")
+        if self.asks():
+            _ = lab.model  # Said before anything is run.
         mine = replace(self)
         with suppress(BudgetError):  # What was found within the limits stands.
             await mine.search(lab)
@@ -152,6 +154,10 @@ class PromptLearner:
                 node = self.add(draft, lab)
                 if node is not None and await self.admit(node, draft, lab):
                     await self.assess(node, lab)
+
+    def asks(self) -> bool:
+        """Whether it needs a model that writes."""
+        return "model" not in self.unused
 
     # --- the five points --------------------------------------------------------------------------------------------
 

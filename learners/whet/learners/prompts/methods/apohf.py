@@ -82,6 +82,10 @@ class Apohf(PromptLearner):
         super().__post_init__()
         self.comparer = compare_by(self.by)
 
+    def asks(self) -> bool:
+        """Whether it needs a model that writes: only where no pool is given."""
+        return not self.pool
+
     async def begin(self, lab: Lab) -> None:
         """Puts the pool beside the incumbent, and embeds all of it."""
         seed = lab.archive.nodes[0]

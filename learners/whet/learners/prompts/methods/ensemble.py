@@ -58,6 +58,10 @@ class Ensemble(PromptLearner):
         self.made = {each.name: each for each in map(_engine, named)}
         self.tallies = {name: Tally() for name in self.made}
 
+    def asks(self) -> bool:
+        """Whether it needs a model that writes: some engine does, and none was given to it."""
+        return any(engine.asks() and engine.model is None for engine in self.made.values())
+
     def select(self, lab: Lab) -> Sequence[Node]:
         """Returns the best of all; none where it is perfect, or the runs that are left only suffice to score it."""
         return super().select(lab) if lab.left > len(lab.validation) else ()
