@@ -1,6 +1,6 @@
 """Stages before the gate: what a candidate has to be, whatever it gains. They cost no use of the held-out set.
 
-    report = await improve(agent, tasks, ["gepa"], memory=memory, stages=["lint", Hygiene("openai/gpt-4o-mini")])
+    report = await improve(agent, tasks, ["skills"], memory=memory, stages=["lint", Hygiene("openai/gpt-4o-mini")])
     promotion = await first_objection([Lint()], proposal, incumbent, Budget())      # None: nothing to object
 
 ``Lint`` looks at form and asks no model. ``Hygiene`` and ``Hacking`` ask one; they are the checks of PrefPO (arXiv
