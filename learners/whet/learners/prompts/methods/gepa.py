@@ -136,7 +136,9 @@ class Bridge:
             raise self.failure
         call = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         self._call = call
-        self.failure = call.exception()
+        if self.failure is not None:  # Cancelled between the first look and now: nobody else cancels this call.
+            call.cancel()
+        self.failure = self.failure or call.exception()
         return call.result()
 
 
