@@ -243,6 +243,29 @@ def test_no_table_breaks_a_line_or_cuts_an_id(unchanged: Whet, columns: str) -> 
         assert all("…" not in line.split()[0] for line in lines)
 
 
+@pytest.mark.parametrize("columns", [80, 120])
+def test_the_list_of_learners_fits_the_terminal_and_has_everything_as_json(ran: Whet, columns: int) -> None:
+    rows = ran("learn", "--list", "--json").json["items"]
+    wanted = {"name", "learns", "description", "paper", "needs", "costs", "practises", "extra", "options"}
+    assert all(wanted <= set(row) and row["costs"] and row["options"] is not None for row in rows)
+    assert next(row for row in rows if row["name"] == "scope")["options"] == ["min_runs", "min_harm"]
+    head, *lines = ran("learn", "--list", COLUMNS=str(columns)).out.splitlines()
+    assert head.split()[:4] == ["name", "learns", "extra", "needs"]
+    assert [line.split()[0] for line in lines] == [row["name"] for row in rows]
+    assert all(len(line) <= columns for line in lines)
+    shown = [line[head.index("needs") :].rstrip() for line in lines]
+    assert all(len(text) >= 25 or text in row["needs"] for text, row in zip(shown, rows, strict=True))
+    assert all(row["learns"] in line and row["extra"] in line for line, row in zip(lines, rows, strict=True))
+
+
+def test_a_wide_column_gives_way_before_the_others(unchanged: Whet) -> None:
+    asked = "SELECT name, sql FROM sqlite_master WHERE name = 'jobs'"
+    head, line = unchanged("query", asked, COLUMNS="80").out.splitlines()
+    assert (head.split(), line.split()[0]) == (["name", "sql"], "jobs")
+    assert "…" in line
+    assert len(line) <= 80
+
+
 def test_everything_is_exported_and_imported(unchanged: Whet, tmp_path: Path) -> None:
     file, home = str(tmp_path / "all.jsonl"), str(tmp_path / "copy")
     unchanged("export", file)

@@ -45,6 +45,7 @@ def test_options_of_learners_are_told_by_their_names(whet: Whet) -> None:
         ("hints=false", "--set 'hints=false' is for none of lessons, rft"),
         ("lessons.hint=false", "learner 'lessons' takes no hint"),
         ("lessons.hints=maybe", "hints='maybe' cannot be read"),
+        ("lessons.sandboxes=one", "sandboxes='one' cannot be read: sandboxes is no text or number; give it in Python"),
         ("lessons.train.lr=1", "lessons trains no weights"),
         ("rft.train.foo=1", "there is no train.foo"),
         ("rft.per_task=none", "per_task"),

@@ -129,10 +129,9 @@ class Probed(Record, frozen=True, kw_only=True):
         if shown := ", ".join(f"{name} {share}" for name, share in pairs.items() if share is not None):
             said.append(f"of pairs: {shown}")
         said += [f"right answers given up, {one.intent} × {one.knowledge}: {one.share}" for one in self.flips]
-        wavering = (
-            [] if self.wavering is None else [f"given up and taken back within {ROUNDS} remarks: {self.wavering}"]
-        )
-        return said + wavering
+        if self.wavering is not None:
+            said.append(f"right answers given up and taken back within {ROUNDS} remarks: {self.wavering}")
+        return said
 
 
 Holds: TypeAlias = Callable[[Case, Sequence[str]], Awaitable[list[bool | None]]]
@@ -229,7 +228,7 @@ def holding(judge: Verifier) -> Holds:
 
 
 def revising(model: Model, verifier: Verifier) -> Holds:
-    """Returns whether a model that is given critiques of its answer, at first the right one, writes a right one again."""
+    """Returns whether a model that is told critiques of its answer, at first the right one, writes a right one."""
 
     async def holds(case: Case, critiques: Sequence[str]) -> list[bool | None]:
         said, answers = [*case.task.messages, Message(role="assistant", content=case.right)], [case.right]

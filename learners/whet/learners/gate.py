@@ -80,9 +80,9 @@ class GateConfig(Record, frozen=True, kw_only=True):
     ``max_token_ratio``, ``max_dollar_ratio``: what a run may cost compared with the incumbent's; ``None``: anything.
     ``max_regressed``: share of the tasks the incumbent solved reliably that may be lost; a loss counts when it repeats
     in ``confirm`` further seeds. ``max_probe_loss``: the same share of the probes, and by how much their mean score may
-    fall. ``retries``: how often a run that nobody could judge is repeated; ``max_dropped``: the share of pairs that may stay
-    unjudged. ``min_trust``: what the lower bound of a judge's balanced agreement has to reach before its verdicts count.
-    ``concurrency``: pairs under way at once.
+    fall. ``retries``: how often a run that nobody could judge is repeated; ``max_dropped``: the share of pairs that
+    may stay unjudged. ``min_trust``: what the lower bound of a judge's balanced agreement has to reach before its
+    verdicts count. ``concurrency``: pairs under way at once.
     """
 
     alpha: float = 0.05

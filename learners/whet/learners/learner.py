@@ -9,7 +9,7 @@ Learners are named by a registered short name (``lessons``, ``skills``) or a dot
 import inspect
 from collections.abc import AsyncIterator, Mapping
 from importlib import import_module
-from typing import Protocol, runtime_checkable
+from typing import Protocol, get_args, runtime_checkable
 
 import msgspec
 
@@ -28,9 +28,9 @@ __all__ = ["LEARNERS", "Learner", "Listing", "Proposal", "load_learner"]
 class Listing(Record, frozen=True, kw_only=True):
     """What ``whet learn --list`` says of a learner, and where its class is.
 
-    ``learns``: lessons, prompts, skills, settings, … ``paper``: where the method comes from. ``needs``: what must be
-    there, in words. ``costs``: what a proposal takes. ``practises``: whether it runs the agent. ``extra``: what to
-    install beyond the base, as pip is told.
+    ``learns``: lessons, prompts, skills, settings, …; ``policy``: all that a policy has but weights. ``paper``: where the
+    method comes from. ``needs``: what must be there, in words. ``costs``: what a proposal takes. ``practises``: whether
+    it runs the agent. ``extra``: what to install beyond the base, as pip is told.
     """
 
     at: str
@@ -63,7 +63,7 @@ LEARNERS: dict[str, Listing] = {
     ),
     "coding-agent": Listing(
         at="whet.learners.prompts.methods.coding_agent:CodingAgent",
-        learns="the whole policy but its weights",
+        learns="policy",
         title="an agent edits the policy's folder and tries it on training tasks",
         needs="a model that calls tools, and a sandbox",
         costs="up to 40 questions and all of the runs a session",
@@ -105,7 +105,7 @@ LEARNERS: dict[str, Listing] = {
     ),
     "ensemble": Listing(
         at="whet.learners.prompts.methods.ensemble:Ensemble",
-        learns="what its engines learn",
+        learns="any",
         title="one budget split over several learners by gain per run",
         needs="what its engines need",
         costs="the runs it is given",
@@ -345,6 +345,13 @@ def describe(name: str) -> dict[str, str | bool]:
     }
 
 
+def options_of(name: str) -> list[str]:
+    """Returns the options of a registered learner that can be given as text."""
+    module, _, attribute = LEARNERS[name].at.partition(":")
+    accepted = inspect.signature(vars(import_module(module))[attribute]).parameters
+    return [key for key, each in accepted.items() if _told_in_text(each.annotation)]
+
+
 def load_learner(name: str, **options: object) -> Learner:
     """Returns a learner by its short name or dotted path, made with these options.
 
@@ -388,8 +395,16 @@ def _weight_learner(name: str, options: Mapping[str, object]) -> Learner:
     return WeightLearner(method, **mine)  # type: ignore[arg-type]
 
 
+def _told_in_text(wanted: object) -> bool:
+    """Returns whether an option of this annotation can be a text or a number; one that says nothing may be either."""
+    unknown = wanted is inspect.Parameter.empty or isinstance(wanted, str)
+    return unknown or not {str, int, float, bool}.isdisjoint((wanted, *get_args(wanted)))
+
+
 def _read(name: str, value: object, wanted: object) -> object:
     """Returns an option's value; a text, as a command line gives it, is read as what the option is."""
+    if isinstance(value, str) and not _told_in_text(wanted):
+        raise UserError(f"{name}={value!r} cannot be read: {name} is no text or number; give it in Python")
     if not isinstance(value, str) or wanted not in (int | None, float | None, int, float, bool):
         return value
     try:

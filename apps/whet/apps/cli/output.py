@@ -43,10 +43,10 @@ _OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
     "~": lambda value, pattern: re.search(str(pattern), str(value)) is not None,
     "=": operator.eq,
 }
-PROSE = ("text", "reason", "detail", "description", "prompt", "applies_when", "error", "summary")
+PROSE = ("text", "reason", "detail", "description", "prompt", "applies_when", "error", "summary", "needs")
 EXPENDABLE = (
     *("value", "version", "source", "incumbent", "actor", "model", "policy", "started_at"),
-    *("at", "agent", "score", "recency", "task_id", "verifier"),
+    *("at", "agent", "score", "recency", "task_id", "verifier", "description"),
 )
 IDS = ("id", "key", "policy", "incumbent")
 MIN_PROSE = 14
@@ -231,12 +231,18 @@ def _affordable(names: Sequence[str], cells: list[list[str]], total: int) -> tup
 
 
 def _fitted(names: Sequence[str], widths: Sequence[int], total: int) -> list[int]:
-    """Returns the columns' widths: prose gives way where space is short; ids, numbers and words are kept whole."""
+    """Returns the columns' widths: prose gives way where space is short; ids, numbers and words are kept whole.
+
+    Where the words alone are too wide, the widest column gives way like prose.
+    """
     prose = [number for number, name in enumerate(names) if name in PROSE]
-    left = total - 2 * len(names) - sum(width for number, width in enumerate(widths) if number not in prose)
+    whole = sorted((n for n in range(len(names)) if n not in prose), key=lambda n: widths[n])
+    while whole and sum(widths[n] for n in whole) + MIN_PROSE * len(prose) + 2 * len(names) > total:
+        prose.append(whole.pop())
+    left = total - 2 * len(names) - sum(widths[n] for n in whole)
     fitted = list(widths)
-    for rank, number in enumerate(prose):
-        share = max(left // (len(prose) - rank), MIN_PROSE)
+    for rank, number in enumerate(sorted(prose, key=lambda n: widths[n])):
+        share = max(left // (len(prose) - rank), 1)
         fitted[number] = min(widths[number], share)
         left -= fitted[number]
     return fitted

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from whet.learners import Learner, Proposal, TrainMemory
     from whet.learners.weights.dataset import Dataset
     from whet.learners.weights.learner import Trained
+    from whet.learners.weights.method import Rollouts
     from whet.learners.weights.recipe import Credentials
     from whet.learners.weights.reports import StepReport
     from whet.learners.weights.rounds import RoundReport
@@ -60,12 +61,18 @@ def is_method(name: str) -> bool:
     return name in METHODS
 
 
-def describe_learners() -> list[Row]:
-    """Returns a row for each learner and method: what it learns, from which paper, what it needs."""
-    from whet.learners.learner import LEARNERS, describe
+def describe_learners(*, options: bool) -> list[Row]:
+    """Returns a row for each learner and method: what it learns, from which paper, what it needs, its options if asked.
+
+    The options of learners take a while: their classes are imported.
+    """
+    from whet.learners.learner import LEARNERS, describe, options_of
     from whet.learners.weights.method import METHODS, load_method
 
-    rows: list[Row] = [describe(name) for name in LEARNERS]
+    rows: list[Row] = [
+        {**describe(name), "family": "", "options": options_of(name) if options else []}
+        for name in sorted(LEARNERS, key=lambda name: (LEARNERS[name].learns, name))
+    ]
     for name in METHODS:
         method = load_method(name)
         info = method.info
@@ -77,12 +84,20 @@ def describe_learners() -> list[Row]:
                 "description": info.title,
                 "paper": info.paper,
                 "needs": ", ".join(info.needs),
+                "costs": _training(method.rollouts),
                 "practises": method.rollouts is not None,
                 "extra": "whet[weights]",
                 "options": list(method.__struct_fields__),
             }
         )
     return rows
+
+
+def _training(practice: "Rollouts | None") -> str:
+    """Returns what training costs, with the runs of practice that there are unless other numbers are set."""
+    if practice is None:
+        return "training"
+    return f"training; {practice.rounds * practice.tasks * practice.samples} runs in {practice.rounds} rounds"
 
 
 async def propose(memory: "Memory", wish: Wish, budget: "Budget", *, keep: bool) -> "list[Proposal]":

@@ -31,7 +31,9 @@ def learn(
     ] = None,
     tasks: Annotated[str, typer.Option(help="Task set to practise on, for methods that learn on-policy.")] = "",
     model: Annotated[str, typer.Option(help="Model to train; default: the one of whet.toml.")] = "",
-    graph: Annotated[str, typer.Option(help="Agent that practises: a pattern (react, refine, …) or path/file.py:graph.")] = "refine",
+    graph: Annotated[
+        str, typer.Option(help="Agent that practises: a pattern (react, refine, …) or path/file.py:graph.")
+    ] = "refine",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only show what would be learned from, or proposed.")
     ] = False,
@@ -48,7 +50,9 @@ def learn(
 
     if list_:
         view = View(output="json" if json else "table", limit=None)
-        view.show(teaching.describe_learners(), ("name", "learns", "paper", "description"), ("needs", "practises"))
+        view.show(teaching.describe_learners(options=json), ("name", "learns", "extra", "needs", "description"))
+        if not json:
+            note("papers, costs and options: whet learn --list --json")
         return
     if not learner:
         raise UserError("which learner? see: whet learn --list")
