@@ -10,7 +10,6 @@ grammar, so that nothing but the model counts.
 
 import argparse
 import asyncio
-import json
 import math
 import tempfile
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks._json import add_json, printed
 from whet.agents import Agent, run_tasks
 from whet.agents.tasksets.world import judge_answer, world_task
 from whet.core import Critique, Policy, Run, Task, Verdict
@@ -105,12 +105,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", type=int, default=100, help="tasks for each way")
     parser.add_argument("--quick", action="store_true", help="20 tasks")
-    parser.add_argument("--json", type=Path, help="file for the rows as JSON")
+    add_json(parser)
     options = parser.parse_args()
     rows = asyncio.run(measure(20 if options.quick else options.tasks))
-    show(rows)
-    if options.json:
-        options.json.write_text(json.dumps(rows, indent=1))
+    if not printed(options.json, rows):
+        show(rows)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The gate in figures: false promotions, power, and what it makes of a population search over noise.
 
-    python benchmarks/gate.py                 # four tables; --json FILE also writes them as JSON
+    python -m benchmarks.gate                 # four tables; --json FILE also writes them as JSON
 
 The agents are coins of known true score, so every error can be counted. Beside the gate stand what people use without
 one: "the candidate scored higher on the same tasks", a t-test looked at after every pair, and a genetic search that
@@ -9,13 +9,11 @@ reports the best score it observed.
 
 import argparse
 import asyncio
-import json
 import random
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 from typing import TypeAlias
 
 import msgspec
@@ -24,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy import stats
 
+from benchmarks._json import add_json, printed
 from whet.core.policy import Policy
 from whet.core.records import Message, Promotion, Task
 from whet.learners.gate import Arm, Evaluate, Gate, GateConfig, Score
@@ -238,16 +237,14 @@ def main(argv: list[str] | None = None) -> int:
     """Measures, prints, and writes JSON where asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=1000, help="comparisons per cell of the first table")
-    parser.add_argument("--json", type=Path, help="file for the tables as JSON")
+    add_json(parser)
     options = parser.parse_args(argv)
     started = time.monotonic()
     tables = asyncio.run(measure(options.trials))
     console = Console()
-    for title, rows in tables.items():
+    for title, rows in ({} if printed(options.json, tables) else tables).items():
         show(title, rows, console)
     print(f"{options.trials} comparisons per cell, {time.monotonic() - started:.0f} s", file=sys.stderr)
-    if options.json:
-        options.json.write_text(json.dumps(tables, indent=2))
     return 0
 
 

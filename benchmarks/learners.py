@@ -26,6 +26,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks._json import add_json, printed
 from benchmarks.peers.stand_ins import do, judge, write
 from whet.agents import Agent
 from whet.agents.tasksets.world import judge_answer, world_task
@@ -317,7 +318,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--budget", type=int, default=200, help="metric calls")
     parser.add_argument("--only", default="", help="arms, with commas")
     parser.add_argument("--quick", action="store_true", help="one seed, a budget of 100")
-    parser.add_argument("--json", type=Path, help="file for the rows")
+    add_json(parser)
     given = parser.parse_args(argv)
     seeds, budget = (1, 100) if given.quick else (given.seeds, given.budget)
     known = [*ARMS, *OURS, *(PEERS if given.peers else ())]
@@ -329,9 +330,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         for seed in range(1, seeds + 1):
             rows.append(run_one(name, seed, budget, given.peers))
             print(rows[-1], file=sys.stderr, flush=True)
-    show(rows, budget)
-    if given.json:
-        given.json.write_text(json.dumps({"budget": budget, "rows": rows}, indent=1))
+    if not printed(given.json, {"budget": budget, "rows": rows}):
+        show(rows, budget)
     return 0
 
 

@@ -1,6 +1,6 @@
 """What it costs a LangGraph graph to be recorded and resumable, by node.
 
-    python benchmarks/node.py                 # a table; --json FILE also writes it as JSON
+    python -m benchmarks.node                 # a table; --json FILE also writes it as JSON
 
 A graph of 20 nodes in a row that do next to nothing runs many times: bare, with LangGraph's savers, and with Whet's
 recorder and checkpointer. ``run`` is the time of the graph itself; ``durable`` includes the wait at its end until
@@ -10,7 +10,6 @@ then.
 
 import argparse
 import asyncio
-import json
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -25,6 +24,7 @@ from langgraph.graph import START, StateGraph
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks._json import add_json, printed
 from whet.agents.recording import record_graph
 from whet.core import Run, new_id
 from whet.memory import Memory
@@ -142,15 +142,15 @@ def main() -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=60)
-    parser.add_argument("--json", type=Path)
+    add_json(parser)
     options = parser.parse_args()
     rows = asyncio.run(measure(options.repeats))
+    if printed(options.json, rows):
+        return
     table = Table("ms a node, 20 nodes", "run", "× bare", "durable", "× bare", "CPU", "× bare")
     for row in rows:
         table.add_row(str(row["what"]), *(f"{row[name]:.2f}" for name in list(row)[1:]))
     Console().print(table)
-    if options.json:
-        options.json.write_text(json.dumps(rows, indent=1))
 
 
 if __name__ == "__main__":

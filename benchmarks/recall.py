@@ -16,7 +16,6 @@ word else.
 
 import argparse
 import asyncio
-import json
 import os
 import random
 import re
@@ -31,6 +30,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks._json import add_json, printed
 from whet.core import Lesson, Run, Task, Use, Verdict, digest
 from whet.memory import Memory
 from whet.memory.exchange import import_file
@@ -286,12 +286,11 @@ async def measure(sizes: list[int]) -> dict[str, list[Row]]:
 def main() -> None:
     """Prints the figures."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    add_json(parser)
     parser.add_argument("--quick", action="store_true", help="leave out 100,000 lessons")
     options = parser.parse_args()
     found = asyncio.run(measure([1_000, 10_000] if options.quick else [1_000, 10_000, 100_000]))
-    if options.json:
-        print(json.dumps(found, indent=2))
+    if printed(options.json, found):
         return
     console = Console()
     console.print(table("Memory.recall, k = 8, against a bare NumPy product", found["latency"]))

@@ -1,6 +1,6 @@
 """The recorder in figures: durable steps per second, against raw SQLite and what the disk can do at all.
 
-    python benchmarks/recorder.py             # a table; --json FILE also writes it as JSON, --steps N
+    python -m benchmarks.recorder             # a table; --json FILE also writes it as JSON, --steps N
 
 Durable means on the disk (WAL, ``synchronous=FULL``): every commit waits for the disk. Raw SQLite writes the same JSON
 into one table with a key and nothing else: no columns to filter by, no index, no change log, no hashes.
@@ -8,7 +8,6 @@ into one table with a key and nothing else: no columns to filter by, no index, n
 
 import argparse
 import asyncio
-import json
 import os
 import sqlite3
 import tempfile
@@ -20,6 +19,7 @@ from typing import TypeAlias
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks._json import add_json, printed
 from whet.core import Completion, Message, ModelCall, Step, encode
 from whet.memory import Memory
 
@@ -143,17 +143,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=20_000)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--json", type=Path)
+    add_json(parser)
     options = parser.parse_args()
     rows = asyncio.run(measure(options.steps, options.repeats))
+    if printed(options.json, rows):
+        return
     table = Table("durable steps", "steps/s", "× raw executemany", "× one fsync a step")
     for row in rows:
         table.add_row(
             str(row["what"]), f"{row['steps_per_second']:,}", f"{row['to_raw']:.2f}", f"{row['to_fsync']:.1f}"
         )
     Console().print(table)
-    if options.json:
-        options.json.write_text(json.dumps(rows, indent=1))
 
 
 if __name__ == "__main__":

@@ -7,11 +7,9 @@ The variants take turns in random order, so that what else the machine does fall
 
 import argparse
 import asyncio
-import json
 import os
 import random
 import statistics
-import sys
 import time
 from collections.abc import Awaitable, Callable
 from typing import TypeAlias
@@ -19,6 +17,7 @@ from typing import TypeAlias
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks._json import add_json, printed
 from whet.sandboxes import Sandbox, SandboxPool, SandboxSpec, open_sandbox
 from whet.sandboxes.interpreter import find_interpreter, sandbox_uid
 
@@ -115,15 +114,12 @@ def show(rows: list[Row], load: tuple[float, float, float]) -> None:
 def main() -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    add_json(parser)
     parser.add_argument("--quick", action="store_true", help="10 rounds instead of 40")
     options = parser.parse_args()
     load = os.getloadavg()
     rows = summarise(asyncio.run(measure(10 if options.quick else 40)))
-    if options.json:
-        json.dump({"benchmark": "sandbox", "load": load, "rows": rows}, sys.stdout, indent=2)
-        print()
-    else:
+    if not printed(options.json, {"load": load, "rows": rows}):
         show(rows, load)
 
 

@@ -16,12 +16,10 @@ Every run may ask its model at most ``--calls`` times (8), by a hard budget. Pat
 
 import argparse
 import asyncio
-import json
 import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import TypeAlias
 
 import msgspec
@@ -31,6 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks._colleague import PROBLEMS, Colleague, InProcess, task_of
+from benchmarks._json import add_json, printed
 from whet.agents import Agent, RunResult
 from whet.agents.choosing import RULES, agree, b4, choose, codet, next_question
 from whet.agents.tasksets.world import judge_answer, world_task
@@ -259,15 +258,13 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer tasks, matrices and seeds")
     parser.add_argument("--seeds", type=int, help="seeds of each comparison (20, with --quick 5)")
     parser.add_argument("--calls", type=int, default=8, choices=range(1, 21), metavar="N", help="model calls of a run")
-    parser.add_argument("--json", type=Path, help="file for the tables as JSON")
+    add_json(parser)
     options = parser.parse_args()
     started, seeds = time.monotonic(), options.seeds or (5 if options.quick else 20)
     tables = asyncio.run(measure(options.quick, seeds, options.calls))
-    for title, rows in tables.items():
+    for title, rows in ({} if printed(options.json, tables) else tables).items():
         show(title, rows, Console(width=120))
     print(f"{seeds} seeds, {time.monotonic() - started:.0f} s", file=sys.stderr)
-    if options.json:
-        options.json.write_text(json.dumps(tables, indent=1))
 
 
 if __name__ == "__main__":

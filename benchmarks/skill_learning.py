@@ -25,7 +25,6 @@ in his script, and shows that the protocol runs; ``skills`` and ``discovery`` as
 import argparse
 import ast
 import asyncio
-import json
 import random
 import re
 import statistics
@@ -40,6 +39,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks._json import add_json, printed
 from whet.agents import Agent, run_tasks
 from whet.agents.tasksets.world import judge_answer, world_task
 from whet.core import Budget, Completion, Message, Policy, Run, Sampling, Task, ToolSpec, Usage, Use, UserError, Verdict
@@ -415,7 +415,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--agent", default="tiny", help="model that is tested with the skills")
     parser.add_argument("--author", default="", help="model that writes; scripted unless given")
     parser.add_argument("--teacher", default="", help="model that teaches; scripted unless given")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="file for the rows as JSON")
+    add_json(parser)
     return parser.parse_args()
 
 
@@ -423,6 +423,5 @@ if __name__ == "__main__":
     chosen = parse()
     started = time.monotonic()
     rows = asyncio.run(main(chosen))
-    show(rows)
-    if chosen.json:
-        chosen.json.write_text(json.dumps({"quick": chosen.quick, "seconds": time.monotonic() - started, "rows": rows}))
+    if not printed(chosen.json, {"quick": chosen.quick, "seconds": time.monotonic() - started, "rows": rows}):
+        show(rows)

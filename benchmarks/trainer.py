@@ -34,6 +34,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks._json import add_json, printed
+
 if TYPE_CHECKING:
     from whet.learners.weights.datum import Datum
 
@@ -425,7 +427,7 @@ def main() -> None:
     parser.add_argument("--tasks", default=",".join(TASKS), help="some of sft,dpo,grpo")
     parser.add_argument("--repeats", type=int, default=1, help="the best of so many measurements counts")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of torch")
-    parser.add_argument("--json", metavar="FILE", help="write the figures there, too")
+    add_json(parser)
     parser.add_argument("--markdown", metavar="FILE", help="write the table there, too")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     parser.add_argument("--model", help=argparse.SUPPRESS)
@@ -440,9 +442,8 @@ def main() -> None:
         return None
     with tempfile.TemporaryDirectory() as folder:
         rows = measure(cases_of(options), Path(folder), options.repeats, options.threads)
-    Console(width=160).print(table(rows))
-    if options.json:
-        Path(options.json).write_text(json.dumps(rows, indent=2) + "\n")
+    if not printed(options.json, rows):
+        Console(width=160).print(table(rows))
     if options.markdown:
         Path(options.markdown).write_text(markdown(rows))
     return None

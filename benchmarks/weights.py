@@ -15,13 +15,11 @@ and measures on chains of verbs that were never practised, without help in conte
 
 import argparse
 import asyncio
-import json
 import random
 import statistics
 import time
 import warnings
 from collections.abc import Awaitable, Callable, Sequence
-from pathlib import Path
 from typing import Literal, TypeAlias
 
 import msgspec
@@ -29,6 +27,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks._json import add_json, printed
 from whet.agents.tasksets.world import judge_answer, world_task
 from whet.core.models.tiny.model import WEIGHTS
 from whet.core.models.tiny.world import OPERATIONS, World, program
@@ -315,20 +314,15 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, help="how many seeds (default 3, with --quick 1)")
     parser.add_argument("--only", choices=[*CLAIMS], action="append", help="this claim alone; may be repeated")
     parser.add_argument("--threads", type=int, default=1, help="torch threads")
-    parser.add_argument(
-        "--json", type=Path, metavar="FILE", nargs="?", const=Path("-"), help="write JSON (- or nothing: print)"
-    )
+    add_json(parser)
     options = parser.parse_args()
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
     torch.set_num_threads(options.threads)
     started = time.monotonic()
     seeds = range(options.seeds or (1 if options.quick else 3))
     found = asyncio.run(run(options.only or list(CLAIMS), seeds, options.quick))
-    if options.json != Path("-"):
+    if not printed(options.json, {"quick": options.quick, "seconds": time.monotonic() - started, "claims": found}):
         show(found)
-    if options.json is not None:
-        text = json.dumps({"quick": options.quick, "seconds": time.monotonic() - started, "claims": found})
-        print(text) if options.json == Path("-") else options.json.write_text(text + "\n")
 
 
 if __name__ == "__main__":
