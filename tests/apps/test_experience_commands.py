@@ -27,8 +27,15 @@ def test_feedback_may_be_about_a_step(ran: Whet) -> None:
 def test_learners_from_experience_are_listed_and_refuse_in_a_line(ran: Whet) -> None:
     names = {row["name"] for row in ran("learn", "--list", "--json").json["items"]}
     assert {"corrections", "errors", "propositions", "reformulation", "scope", "shortcuts", "tips"} <= names
-    assert ran("learn", "shortcuts", "--dry-run", "--json").json ["proposals"] == []
+    assert ran("learn", "shortcuts", "--dry-run", "--json").json["proposals"] == []
     proposed = ran("learn", "errors", "--dry-run").out
     assert "1 error" in proposed
     assert "min_tasks='1'" not in ran("learn", "shortcuts", "--set", "min_tasks=1", code=2).err
     assert "tips needs a model that writes" in ran("learn", "tips", code=2).err
+
+
+def test_a_learner_that_finds_nothing_says_what_it_needs(whet: Whet) -> None:
+    whet("init")
+    for name, needs in (("scope", "judged runs in which lessons were told and withheld"), ("errors", "judged runs")):
+        assert whet("learn", name).err == f"0 proposals: there is nothing new to learn from; needed: {needs}\n"
+    assert whet("learn", "skills", "--json").json["proposals"] == []

@@ -197,7 +197,7 @@ async def test_what_is_no_workflow_goes_back_with_the_line_and_tools_never_tell_
 
 @pytest.mark.asyncio
 async def test_what_is_missing_is_said(memory: Memory) -> None:
-    with pytest.raises(UserError, match=r"--set tools=package\.module:NAME model=NAME"):
+    with pytest.raises(UserError, match=r"--set tools=package\.module:NAME --set model=NAME"):
         await propose(memory, WorkflowLearner(), tasks(1))
     with pytest.raises(UserError, match="no list of functions"):
         load_learner("workflows", tools="whet.learners.workflows:WorkflowLearner")

@@ -28,7 +28,7 @@ __all__ = ["LEARNERS", "Learner", "Listing", "Proposal", "load_learner"]
 class Listing(Record, frozen=True, kw_only=True):
     """What ``whet learn --list`` says of a learner, and where its class is.
 
-    ``learns``: lessons, prompts, skills, settings, …; ``policy``: all that a policy has but weights. ``paper``: where the
+    ``learns``: lessons, prompts, skills, settings, …; ``policy``: all of a policy but its weights. ``paper``: where the
     method comes from. ``needs``: what must be there, in words. ``costs``: what a proposal takes. ``practises``: whether
     it runs the agent. ``extra``: what to install beyond the base, as pip is told.
     """
@@ -107,7 +107,7 @@ LEARNERS: dict[str, Listing] = {
         at="whet.learners.prompts.methods.ensemble:Ensemble",
         learns="any",
         title="one budget split over several learners by gain per run",
-        needs="what its engines need",
+        needs="what its engines need; a model, if given",
         costs="the runs it is given",
         practises=True,
     ),
@@ -124,7 +124,7 @@ LEARNERS: dict[str, Listing] = {
         at="whet.learners.lessons:LessonLearner",
         learns="lessons",
         title="definitions, remarks and hints from judged runs",
-        needs="judged runs, or feedback",
+        needs="judged runs, or feedback; a model, if given",
         costs="replays in a sandbox",
     ),
     "propositions": Listing(
@@ -163,7 +163,7 @@ LEARNERS: dict[str, Listing] = {
         at="whet.learners.skills:SkillLearner",
         learns="skills",
         title="verified helpers as a skill with a self-test",
-        needs="judged runs",
+        needs="judged runs; a model, if given",
         costs="replays in a sandbox",
     ),
     "textgrad": Listing(

@@ -125,7 +125,9 @@ class WorkflowLearner:
         """
         model = self._model or view.model
         if model is None or not self._tools:
-            raise UserError("workflows needs tools and a model that writes: --set tools=package.module:NAME model=NAME")
+            raise UserError(
+                "workflows needs tools and a model that writes: --set tools=package.module:NAME --set model=NAME"
+            )
         tasks = [task for task in await view.tasks() if task.verifiers]
         if not tasks:
             return

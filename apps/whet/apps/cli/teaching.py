@@ -31,6 +31,7 @@ __all__ = [
     "is_scorer",
     "load_learners",
     "look",
+    "needs_of",
     "propose",
     "read_settings",
     "show_dataset",
@@ -91,6 +92,11 @@ def describe_learners(*, options: bool) -> list[Row]:
             }
         )
     return rows
+
+
+def needs_of(name: str) -> str:
+    """Returns what a learner or method needs, in words; the empty text for one that is not registered."""
+    return next((str(row["needs"]) for row in describe_learners(options=False) if row["name"] == name), "")
 
 
 def _training(practice: "Rollouts | None") -> str:

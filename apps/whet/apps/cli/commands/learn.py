@@ -76,7 +76,7 @@ def learn(
         emit_json(trained.report) if json else note(f"wrote {trained.folder}: {trained.report.steps} steps")
     else:
         proposals = with_memory(lambda memory: teaching.propose(memory, wish, budget, keep=not dry_run))
-        _show(proposals, kept=not dry_run, json=json)
+        _show(proposals, teaching.needs_of(learner), kept=not dry_run, json=json)
 
 
 def _check(
@@ -92,9 +92,12 @@ def _check(
         raise UserError(f"{learner} trains no weights; leave --{name} out")
 
 
-def _show(proposals: "list[Proposal]", *, kept: bool, json: bool) -> None:
+def _show(proposals: "list[Proposal]", needs: str, *, kept: bool, json: bool) -> None:
     if json:
         emit_json({"proposals": proposals})
+        return
+    if not proposals:
+        note("0 proposals: there is nothing new to learn from" + (f"; needed: {needs}" if needs else ""))
         return
     for proposal in proposals:
         print(f"{proposal.candidate.id}  {proposal.candidate.summary}")
@@ -102,8 +105,10 @@ def _show(proposals: "list[Proposal]", *, kept: bool, json: bool) -> None:
             print(f"    {lesson.kind:<9} {first_line(lesson.text)}")
         if len(proposal.lessons) > SHOWN:
             print(f"    … and {len(proposal.lessons) - SHOWN} more; all of them with --json")
-    way = "; decide on one with: whet gate decide ID TASKS" if kept and proposals else ""
-    note(f"{len(proposals)} proposals" + (way if kept else ", nothing kept"))
+    note(
+        f"{len(proposals)} proposals"
+        + ("; decide on one with: whet gate decide ID TASKS" if kept else ", nothing kept")
+    )
 
 
 def register(app: typer.Typer) -> None:
