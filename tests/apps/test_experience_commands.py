@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 Whet = Callable[..., Any]
 
 
@@ -39,3 +41,24 @@ def test_a_learner_that_finds_nothing_says_what_it_needs(whet: Whet) -> None:
     for name, needs in (("scope", "judged runs in which lessons were told and withheld"), ("errors", "judged runs")):
         assert whet("learn", name).err == f"0 proposals: there is nothing new to learn from; needed: {needs}\n"
     assert whet("learn", "skills", "--json").json["proposals"] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "setting"),
+    [
+        ("errors", "nearest=0"),
+        ("reformulation", "gap=-1"),
+        ("reformulation", "min_sessions=0"),
+        ("shortcuts", "purity=3"),
+        ("shortcuts", "at_most=0"),
+        ("workflows", "min_share=2"),
+        ("workflows", "tasks=0"),
+    ],
+)
+def test_numbers_out_of_range_are_refused_in_a_line(whet: Whet, name: str, setting: str) -> None:
+    whet("init")
+    said = whet("learn", name, "--set", setting, code=2).err
+    assert said.count("\n") == 1
+    option, _, value = setting.partition("=")
+    assert option in said
+    assert value in said

@@ -105,9 +105,15 @@ class ErrorMemory:
 
 
 class ErrorLearner:
-    """Proposes the errors that stand to the gate, for those who want nothing in force without it."""
+    """Proposes the errors that stand to the gate, for those who want nothing in force without it.
+
+    Raises:
+        UserError: ``nearest`` is not positive.
+    """
 
     def __init__(self, nearest: int = 5) -> None:
+        if nearest < 1:
+            raise UserError(f"nearest is {nearest!r}; a positive number is needed")
         self._nearest = nearest
 
     @property

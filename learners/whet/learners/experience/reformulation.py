@@ -46,12 +46,16 @@ class ReformulationLearner:
     asked again. ``gap``: seconds between two runs of one session.
 
     Raises:
-        UserError: ``margin`` or ``alike`` is no share.
+        UserError: one of the numbers is out of range.
     """
 
     def __init__(self, min_sessions: int = 3, margin: float = 0.1, alike: float = 0.2, gap: float = 300.0) -> None:
         if not 0 <= margin < 1 or not 0 <= alike <= 1:
             raise UserError(f"margin={margin!r} and alike={alike!r} have to be shares, for example 0.1 and 0.2")
+        if min_sessions < 1 or gap <= 0:
+            raise UserError(
+                f"min_sessions={min_sessions!r} has to be 1 or more, gap={gap!r} a number of seconds above 0"
+            )
         self._min_sessions, self._margin, self._alike, self._gap = min_sessions, margin, alike, gap
 
     @property

@@ -51,7 +51,7 @@ class ShortcutLearner:
     ``longest``: steps of a shortcut at most; ``at_most``: shortcuts in a proposal.
 
     Raises:
-        UserError: fewer than two tasks or steps are asked for.
+        UserError: fewer than two tasks or steps are asked for, or another number is out of range.
     """
 
     def __init__(
@@ -64,6 +64,8 @@ class ShortcutLearner:
     ) -> None:
         if min_tasks < 2 or longest < 2:
             raise UserError(f"min_tasks={min_tasks!r} and longest={longest!r} have to be 2 or more: once is no habit")
+        if not 0 < purity <= 1 or at_most < 1:
+            raise UserError(f"purity={purity!r} has to be a share above 0, at_most={at_most!r} 1 or more")
         self._sandboxes = sandboxes
         self._min_tasks, self._purity, self._longest, self._at_most = min_tasks, purity, longest, at_most
 
