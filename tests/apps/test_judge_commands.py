@@ -86,10 +86,11 @@ def test_measuring_again_asks_nothing_and_a_budget_is_kept(judged: Whet) -> None
     ("arguments", "said", "code"),
     [
         (["judge", "report", "nobody"], "'nobody' names 0 judges; there are none", 3),
-        (["judge", "measure", "nowhere.json"], "nowhere.json", 1),
+        (["judge", "measure", "nowhere.json"], "'nowhere.json' is no file, and no JSON such as", 2),
         (["judge", "measure", '{"kind": "exact", "params": {"expected": "x"}}'], "is no judge", 2),
         (["judge", "measure", '{"kind": "judge", "params": {"items": ["x"]}}'], "asks a model", 1),
         (["judge", "measure", '{"params": {}}'], "kind", 2),
+        (["judge", "measure", "."], "'.' is no file", 2),
     ],
 )
 def test_what_cannot_be_measured_is_refused_in_a_line(judged: Whet, arguments: list[str], said: str, code: int) -> None:

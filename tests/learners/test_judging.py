@@ -14,6 +14,7 @@ from whet.core import (
     Job,
     Json,
     Message,
+    ModelError,
     Policy,
     RefusedError,
     Run,
@@ -28,7 +29,7 @@ from whet.core import (
 from whet.core.models import Model
 from whet.core.records import Split
 from whet.feedback import load_verifier
-from whet.feedback.judges import Pairwise, judging_under
+from whet.feedback.judges import Checklist, Pairwise, judging_under
 from whet.feedback.judges.testing import PlantedModel
 from whet.feedback.verifiers.registry import judges_of
 from whet.learners import (
@@ -267,3 +268,30 @@ async def test_who_asks_less_of_judges_hears_a_weak_one(memory: Memory) -> None:
     report = await improve(agent, named, [Wishful()], memory=memory, gate=lax, config=ImproveConfig(rounds=1, probe=0))
     assert [promotion.thresholds["min_trust"] for promotion in report.promotions] == [0.5]
     assert report.promotions[0].n > 0
+
+
+class Away:
+    """A model that cannot be reached at first."""
+
+    name = "away"
+    reached = False
+
+    async def complete(
+        self, messages: Sequence[Message], *, tools: Sequence[ToolSpec] = (), sampling: Sampling = Sampling()
+    ) -> Completion:
+        if not self.reached:
+            raise ModelError("'away' cannot be reached")
+        return await fair().complete(messages, tools=tools, sampling=sampling)
+
+
+@pytest.mark.asyncio
+async def test_runs_that_a_judge_could_not_judge_are_left_for_the_next_time(memory: Memory) -> None:
+    await remember(memory, 6)
+    model = Away()
+    judge = Checklist({"items": ["The answer is right."]}, model=model)
+    assert {one.outcome for one in await measure_judge(memory, judge)} == {"infra_error"}
+    model.reached = True
+    assert len([one for one in await measure_judge(memory, judge) if one.judged]) == 6
+    (report,) = await measured_judges(memory)
+    assert report.judged == 6
+    assert await measure_judge(memory, judge) == []

@@ -81,12 +81,14 @@ async def refuse_unheard(memory: Memory | None, judges: Collection[str], min_tru
 async def measure_judge(memory: Memory, judge: Verifier, *, limit: int = 200) -> list[Verdict]:
     """Returns the judge's verdicts on the newest runs whose truth is known and that it did not judge yet, recorded.
 
+    Where its model could not be asked, the verdict is ``infra_error``, and the run is left for the next time.
     Held-out and sealed tasks are left out: nothing but the gate and the final report reads them.
 
     Raises:
         BudgetError: the budget of ``judging_under`` does not allow a call; what was judged before is recorded.
     """
-    mine = {one.run_id for one in await memory.find(Verdict, where={"verifier": judge.name})}
+    before = await memory.find(Verdict, where={"verifier": judge.name})
+    mine = {one.run_id for one in before if one.outcome != "infra_error"}
     left = [(task, run) for task, run, _ in await _known(memory) if run.id not in mine][:limit]
     made: list[Verdict] = []
     for start in range(0, len(left), _AT_ONCE):

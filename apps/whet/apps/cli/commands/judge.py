@@ -79,7 +79,10 @@ def measure(
         with judging_under(budget):
             made = await measure_judge(memory, asked, limit=runs)
             probed = await probe_judge(memory, asked, limit=probes, comparer=comparer) if probes else None
-        note(f"{len(made)} runs judged" + (f", {probed.cases} tasks probed" if probed else ""))
+        lost = [one.detail for one in made if one.outcome == "infra_error"]
+        if lost:
+            note(f"{len(lost)} runs were not judged: {lost[0]}")
+        note(f"{len(made) - len(lost)} runs judged" + (f", {probed.cases} tasks probed" if probed else ""))
         if probes and not probed:
             note("no training task has a right answer and a wrong one, so nothing was probed")
         return await measured_judges(memory)
@@ -101,7 +104,10 @@ def _load(spec: str) -> "Verifier":
     from whet.feedback import load_verifier
     from whet.feedback.verifiers.configured import ConfiguredVerifier
 
-    text = spec if spec.lstrip().startswith("{") else Path(spec).read_text()
+    if not (inline := spec.lstrip().startswith("{")) and not Path(spec).is_file():
+        example = '{"kind": "judge", "params": {"items": ["It holds."]}}'
+        raise UserError(f"{spec!r} is no file, and no JSON such as {example}")
+    text = spec if inline else Path(spec).read_text()
     made = load_verifier(decode(text, VerifierSpec))
     if isinstance(made, ConfiguredVerifier) and made.verdict_kind != "model":
         raise UserError(f"{made.name!r} is no judge: it asks no model; verify runs again with whet verdict rerun RUN")
