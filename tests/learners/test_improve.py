@@ -29,6 +29,7 @@ Tasks = Callable[..., list[Task]]
 GATE = Gate(GateConfig(concurrency=8))
 QUICK = ImproveConfig(rounds=2, probe=6, concurrency=8)
 ONCE = ImproveConfig(rounds=1, probe=6, concurrency=8)
+NONE = ImproveConfig(rounds=0)
 
 
 @pytest.fixture
@@ -232,9 +233,15 @@ async def test_resuming_with_other_settings_is_refused_by_name(
     memory: Memory, pool: SandboxPool, task_set: TaskSet, reader: Callable[[], Model]
 ) -> None:
     agent = Agent("react", reader(), memory=memory, sandbox=pool)
-    report = await improve(agent, task_set, [Noise()], memory=memory, config=ImproveConfig(rounds=0))
+    report = await improve(agent, task_set, [Noise()], memory=memory, config=NONE)
     with pytest.raises(UserError, match="another learners, gate, loop"):
         await improve(agent, task_set, ["lessons"], memory=memory, gate=GATE, config=QUICK, resume=report.job_id)
+    kept = await improve(agent, task_set, [Noise()], memory=memory, config=NONE, options=["noise.a=1", "noise.b=2"])
+    with pytest.raises(UserError, match="another options"):
+        await improve(agent, task_set, [Noise()], memory=memory, config=NONE, options=["noise.a=2"], resume=kept.job_id)
+    same = ["noise.b=2", "noise.a=1"]
+    again = await improve(agent, task_set, [Noise()], memory=memory, config=NONE, options=same, resume=kept.job_id)
+    assert again.job_id == kept.job_id
     with pytest.raises(NotFoundError):
         await improve(agent, task_set, ["lessons"], memory=memory, resume="ffff")
     with pytest.raises(UserError, match="needs a learner"):

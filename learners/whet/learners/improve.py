@@ -103,6 +103,7 @@ async def improve(
     config: ImproveConfig | None = None,
     probes: Sequence[Task] = (),
     stages: Sequence[Stage | str] = ("lint",),
+    options: Sequence[str] = (),
     on_event: Callable[[Event], None] | None = None,
     resume: str | None = None,
 ) -> ImproveReport:
@@ -115,6 +116,7 @@ async def improve(
         learners: learners or their names; they take turns.
         probes: held-out tasks of other task sets, on which what is promoted must not be worse.
         stages: what looks at a candidate before it may use the held-out set, or names of such stages.
+        options: what the learners were made with, as ``name=value``; kept with the job, which goes on with the same.
         resume: the id (or its beginning) of the job to go on with; give the budget what ``spent_by`` says.
 
     Raises:
@@ -129,7 +131,7 @@ async def improve(
         raise UserError("improve needs a learner, training tasks and held-out tasks; see whet tasks validate")
     gate = gate or Gate()
     before = [load_stage(stage) if isinstance(stage, str) else stage for stage in stages]
-    settings = _settings(agent, tasks, named, gate, config, probes, before)
+    settings = _settings(agent, tasks, named, options, gate, config, probes, before)
     job = await _begin(memory, settings, resume)
     loop = _Loop(
         agent=agent,
@@ -362,6 +364,7 @@ def _settings(
     agent: Agent,
     tasks: TaskSet,
     learners: Sequence[Learner],
+    options: Sequence[str],
     gate: Gate,
     config: ImproveConfig,
     probes: Sequence[Task],
@@ -374,6 +377,7 @@ def _settings(
         "tasks": tasks.name,
         "version": tasks.version,
         "learners": names,
+        "options": [*sorted(options)] or None,
         "gate": _json(gate.config),
         "loop": _json(config),
         "probes": heldout_digest(probes) if probes else None,

@@ -59,9 +59,28 @@ def test_an_impossible_value_is_refused_by_name(name: str, option: str) -> None:
         load_learner(name, **{option: "0"})
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "said"),
+    [
+        ("promst", {"margin": "-1"}, "margin is -1.0; at least 0"),
+        ("promptagent", {"iterations": "0"}, "iterations is 0"),
+        ("ensemble", {}, "--set engines=gepa,textgrad"),
+    ],
+)
+def test_what_could_not_work_is_refused_with_the_way_out(name: str, options: dict[str, str], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        load_learner(name, **options)
+
+
 @pytest.mark.asyncio
 @pytest.mark.parametrize("name", ["textgrad", "mipro", "opto", "playbook", "apohf", "coding-agent"])
 async def test_a_learner_without_the_model_it_needs_says_so_before_anything_is_run(name: str, bench: Bench) -> None:
     with pytest.raises(UserError, match="needs a model that can write prompts"):
         await bench.proposals(load_learner(name))
     assert await bench.memory.count(Run) == 0
+
+
+@pytest.mark.parametrize("name", ["gepa", "prefpo", "promptagent", "promst", "apohf", "textgrad", "principles"])
+def test_a_model_that_does_not_exist_is_refused_when_the_learner_is_made(name: str) -> None:
+    with pytest.raises(UserError, match="nosuch"):
+        load_learner(name, model="nosuch")

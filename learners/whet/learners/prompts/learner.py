@@ -84,7 +84,7 @@ class PromptLearner:
         seed: of what is drawn, and of the runs.
 
     Raises:
-        UserError: an option has an impossible value.
+        UserError: an option has an impossible value, or there is no such model.
     """
 
     name: ClassVar[str]
@@ -101,6 +101,8 @@ class PromptLearner:
     concurrency: int = 4
 
     def __post_init__(self) -> None:
+        if self.model is not None:
+            self.model = as_model(self.model)
         for option in ("runs", "validation", "minibatch", "steps", "concurrency", *self.counts):
             if getattr(self, option) < 1:
                 raise UserError(f"{option} is {getattr(self, option)!r}; at least 1 is needed")

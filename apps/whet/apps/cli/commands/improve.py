@@ -150,6 +150,7 @@ def improve(
                 config=config,
                 probes=general,
                 stages=before,
+                options=tuple(set_ or ()),
                 on_event=tell,
                 budget=await _resumed(memory, budget, resume),
                 resume=resume,

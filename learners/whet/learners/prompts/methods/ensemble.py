@@ -54,7 +54,10 @@ class Ensemble(PromptLearner):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        named = [name.strip() for name in self.engines.split(",")] if isinstance(self.engines, str) else self.engines
+        split = [name.strip() for name in self.engines.split(",")] if isinstance(self.engines, str) else self.engines
+        named = [each for each in split if each != ""]
+        if not named:
+            raise UserError("ensemble needs learners of prompts to share the runs: --set engines=gepa,textgrad")
         self.made = {each.name: each for each in map(_engine, named)}
         self.tallies = {name: Tally() for name in self.made}
 

@@ -114,7 +114,7 @@ class Principles:
     ``tests``: tasks run on either side of the scope, where there is an agent; ``runs`` limits all of them.
 
     Raises:
-        UserError: an option has an impossible value.
+        UserError: an option has an impossible value, or there is no such model.
     """
 
     name: ClassVar[str] = "principles"
@@ -127,6 +127,8 @@ class Principles:
     terminal: Terminal = field(default_factory=Terminal)
 
     def __post_init__(self) -> None:
+        if self.model is not None:
+            self.model = as_model(self.model)
         if self.accept not in get_args(Accept):
             raise UserError(f"accept={self.accept!r} is neither 'wait' nor 'ask'")
         for option in ("limit", "tests", "runs"):

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from whet.core.errors import UserError
 from whet.learners.prompts.archive import Archive, Evidence, Node
 from whet.learners.prompts.lab import Lab
 from whet.learners.prompts.learner import Draft, PromptLearner, examples, fenced
@@ -47,6 +46,7 @@ class PromptAgent(PromptLearner):
     """
 
     name: ClassVar[str] = "promptagent"
+    counts: ClassVar[tuple[str, ...]] = ("width", "depth", "iterations")
     width: int = 3
     depth: int = 8
     min_depth: int = 2
@@ -58,12 +58,6 @@ class PromptAgent(PromptLearner):
     _returns: dict[int, list[float]] = field(default_factory=dict, init=False)
     _expanded: set[int] = field(default_factory=set, init=False)
     _records: set[int] = field(default_factory=set, init=False)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for option in ("width", "depth", "iterations"):
-            if getattr(self, option) < 1:
-                raise UserError(f"{option} is {getattr(self, option)!r}; at least 1 is needed")
 
     def select(self, lab: Lab) -> Sequence[Node]:
         """Returns the node to expand: the end of the path under way, or of a new one that the tree policy descends."""

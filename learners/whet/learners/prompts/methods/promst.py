@@ -59,6 +59,7 @@ class Promst(PromptLearner):
     """
 
     name: ClassVar[str] = "promst"
+    counts: ClassVar[tuple[str, ...]] = ("children", "keep", "levels")
     rules: str | Sequence[StepRule] = ()
     children: int = 4
     keep: int = 2
@@ -71,9 +72,8 @@ class Promst(PromptLearner):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for option in ("children", "keep", "levels"):
-            if getattr(self, option) < 1:
-                raise UserError(f"{option} is {getattr(self, option)!r}; at least 1 is needed")
+        if self.margin < 0:
+            raise UserError(f"margin is {self.margin!r}; at least 0 is needed, and 0 tries all children")
         self._rules = load_rules(self.rules) if isinstance(self.rules, str) else self.rules
 
     def select(self, lab: Lab) -> Sequence[Node]:
