@@ -21,7 +21,7 @@ from whet.core.records import Candidate, Feedback, Json, Message, Sampling, Step
 from whet.core.wire import decode, encode
 from whet.feedback import FreshSandboxes
 from whet.learners.arms import Comparison, compare_arms, skill_arms
-from whet.learners.asking import again, describe_run
+from whet.learners.asking import again, describe_run, writing_model
 from whet.learners.gate import Arm
 from whet.learners.learner import Proposal
 from whet.learners.replay import lent_or_own
@@ -88,9 +88,7 @@ class SkillEvolver:
             BudgetError: the budget does not allow to ask the model, or to run the arms.
             SandboxError: no sandbox could be had.
         """
-        model = self._model or view.model
-        if model is None:
-            raise UserError("skill-evolve needs a model that writes: --set model=NAME, or an agent with --tasks TASKS")
+        model = writing_model(self._model, view, NAME)
         shown = _chosen(await view.judged())
         if not shown:
             return

@@ -134,7 +134,10 @@ class Lab:
             UserError: there is none.
         """
         if self._model is None:
-            raise UserError("this learner needs a model that can write prompts: --set model=NAME (any LiteLLM name)")
+            raise UserError(
+                "this learner needs a model that can write prompts: --set model=NAME (any LiteLLM name); "
+                "with whet improve --set LEARNER.model=NAME"
+            )
         return Budgeted(self._model, self.budget)
 
     async def ask(
