@@ -76,7 +76,7 @@ def learn(
         emit_json(trained.report) if json else note(f"wrote {trained.folder}: {trained.report.steps} steps")
     else:
         proposals = with_memory(lambda memory: teaching.propose(memory, wish, budget, keep=not dry_run))
-        _show(proposals, teaching.needs_of(learner), kept=not dry_run, json=json)
+        _show(proposals, teaching.needs_of(learner), practised=bool(tasks), kept=not dry_run, json=json)
 
 
 def _check(
@@ -92,12 +92,13 @@ def _check(
         raise UserError(f"{learner} trains no weights; leave --{name} out")
 
 
-def _show(proposals: "list[Proposal]", needs: str, *, kept: bool, json: bool) -> None:
+def _show(proposals: "list[Proposal]", needs: str, *, practised: bool, kept: bool, json: bool) -> None:
     if json:
         emit_json({"proposals": proposals})
         return
     if not proposals:
-        note("0 proposals: there is nothing new to learn from" + (f"; needed: {needs}" if needs else ""))
+        why = "nothing tried within the limits is better" if practised else "there is nothing new to learn from"
+        note(f"0 proposals: {why}" + (f"; needed: {needs}" if needs else ""))
         return
     for proposal in proposals:
         print(f"{proposal.candidate.id}  {proposal.candidate.summary}")
