@@ -25,7 +25,9 @@ async def fire(request: dict[str, Any]) -> dict[str, Any]:
                 result = await box.run_python(code, timeout=request["timeout"])
                 results.append(msgspec.to_builtins(result))
             after = await box.run_python("print('fine')")
-            return {"results": results, "usable": after.stdout == "fine\n", "lost": ""}
+            # A box whose guest left too many files is full, and says so if it has the time to look.
+            usable = after.stdout == "fine\n" or after.status == "disk_full"
+            return {"results": results, "usable": usable, "lost": ""}
     except SandboxError as error:
         return {"results": results, "usable": False, "lost": str(error)}
 

@@ -59,7 +59,7 @@ def test_payloads_would_be_noticed(owner: Any) -> None:
     noticed = set()
     for payload in PAYLOADS:
         if payload.name in harmless and payload.group in (1, 4, 8):
-            answer = owner.fire("unsafe_local", LIMITS, [payload.program(owner.canaries.about())], 20)
+            answer = owner.fire("unsafe_local", LIMITS, [payload.program(owner.canaries.about())], 60)
             noticed |= {payload.name} if "LEAK" in answer["results"][0]["stdout"] else set()
     owner.canaries.hits.clear()
     assert noticed >= {"host files", "the host's ports", "Unix sockets", "memory that no process owns"}
