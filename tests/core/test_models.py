@@ -138,6 +138,31 @@ async def test_a_budget_is_checked_before_the_call_and_settled_after() -> None:
     assert budget.reserved.calls == 0
 
 
+class Silent:
+    """Answers without a word on what it used."""
+
+    name = "silent"
+
+    async def complete(
+        self, messages: Sequence[Message], *, tools: Sequence[ToolSpec] = (), sampling: Sampling = Sampling()
+    ) -> Completion:
+        return Completion(text="a", model=self.name)
+
+
+@pytest.mark.asyncio
+async def test_a_call_counts_where_the_model_does_not_say_its_usage_and_a_kept_answer_does_not() -> None:
+    budget = Budget(calls=2)
+    model = Budgeted(Cached(Silent()), budget)
+    first = await model.complete(ASK, sampling=GREEDY)
+    assert (first.usage.calls, first.kept) == (1, False)
+    for _ in range(5):
+        again = await model.complete(ASK, sampling=GREEDY)
+        assert (again.usage.calls, again.kept) == (0, True)
+    await model.complete(ASK)
+    with pytest.raises(BudgetError, match="2 calls"):
+        await model.complete(ASK)
+
+
 @pytest.mark.asyncio
 async def test_an_open_answer_is_bounded_under_a_budget_of_tokens() -> None:
     async with ScriptedModel(["a", "b"]) as script:

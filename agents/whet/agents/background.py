@@ -5,8 +5,8 @@
 
 A call returns at once with the name of a job, ``build-1``. The result arrives as a message before the model is asked
 again, or when it calls ``wait``. A job works in a fork of the run's sandbox: it sees the files as they were when it
-began, and what it writes goes with it. What is still under way when the run ends is cancelled; when the run stops to ask
-a person, it is waited for.
+began, and what it writes goes with it. What is still under way when the run ends is cancelled; when the run stops to
+ask a person, it is waited for.
 """
 
 from dataclasses import dataclass

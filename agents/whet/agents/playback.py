@@ -130,7 +130,7 @@ class Playback:
         waiting.remove(call)
         if call.completion is None:
             raise ModelError(call.error or "the recorded call has no answer")
-        return msgspec.structs.replace(call.completion, usage=Usage())
+        return msgspec.structs.replace(call.completion, usage=Usage(), kept=True)
 
     def attach(self, context: AgentContext) -> None:
         """Puts the record between a run and what is outside of it."""

@@ -109,7 +109,7 @@ class RecordedCalls:
         """Returns the model's answer."""
         call = ModelCall(messages=tuple(messages), sampling=sampling, tools=tuple(tools), role=self._role)
         try:
-            completion = await self._model.complete(messages, tools=tools, sampling=sampling)
+            completion = (await self._model.complete(messages, tools=tools, sampling=sampling)).counted()
         except ModelError as error:
             self._record(msgspec.structs.replace(call, error=describe_error(error)))
             raise

@@ -146,7 +146,10 @@ class Usage(Record, frozen=True, kw_only=True):
 
 
 class Completion(Record, frozen=True, kw_only=True):
-    """A model's answer. Token ids and logprobs (natural log, one per output token) when the back end gives them."""
+    """A model's answer. Token ids and logprobs (natural log, one per output token) when the back end gives them.
+
+    ``kept``: nobody was asked, it was given before (a cache, a record), so it costs nothing.
+    """
 
     text: str
     tool_calls: tuple[ToolCall, ...] = ()
@@ -156,6 +159,13 @@ class Completion(Record, frozen=True, kw_only=True):
     prompt_token_ids: tuple[int, ...] | None = None
     token_ids: tuple[int, ...] | None = None
     logprobs: tuple[float, ...] | None = None
+    kept: bool = False
+
+    def counted(self) -> "Completion":
+        """Returns the answer with a usage of at least one call, unless it was kept: a model may not say its usage."""
+        if self.kept or self.usage.calls:
+            return self
+        return msgspec.structs.replace(self, usage=self.usage + Usage(calls=1))
 
 
 # --- tasks ----------------------------------------------------------------------------------------------------------

@@ -58,7 +58,7 @@ class Exchange(Record, frozen=True, kw_only=True):
         """
         if self.completion is None:
             raise ModelError(self.error or "the recorded call has no answer", failure=self.failure)
-        return msgspec.structs.replace(self.completion, usage=Usage())
+        return msgspec.structs.replace(self.completion, usage=Usage(), kept=True)
 
 
 class Tape:

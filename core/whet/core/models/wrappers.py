@@ -151,7 +151,8 @@ class Budgeted(Wrapper):
         with self.budget.reserve(worst) as reservation:
             try:
                 async with asyncio.timeout(left.seconds) as deadline:
-                    completion = await self.model.complete(messages, tools=tools, sampling=sampling)
+                    answered = await self.model.complete(messages, tools=tools, sampling=sampling)
+                completion = answered.counted()
             except ModelError as error:
                 reservation.settle(worst if error.billed else Cost(calls=1))
                 raise
@@ -264,7 +265,7 @@ class Cached(Wrapper):
         async with lock:
             if key in self._answers:
                 self._answers.move_to_end(key)
-                return msgspec.structs.replace(self._answers[key], usage=Usage())
+                return msgspec.structs.replace(self._answers[key], usage=Usage(), kept=True)
             completion = await self.model.complete(messages, tools=tools, sampling=sampling)
             self._answers[key] = completion
             if len(self._answers) > self._entries:
