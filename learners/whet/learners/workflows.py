@@ -103,9 +103,9 @@ class WorkflowLearner:
         tasks: int = 8,
         min_share: float = 0.8,
     ) -> None:
-        if rounds < 0 or tasks < 1 or not 0 < min_share <= 1:
+        if rounds < 0 or tasks < 1 or not 0 <= min_share <= 1:
             raise UserError(
-                f"rounds={rounds!r}, tasks={tasks!r}, min_share={min_share!r}: at least 0, 1, and a share above 0"
+                f"rounds={rounds!r}, tasks={tasks!r}, min_share={min_share!r}: at least 0, 1, and a share from 0 to 1"
             )
         self._tools = _callables(tools)
         self._sandboxes = sandboxes

@@ -187,4 +187,10 @@ def _is_lost(error: RuntimeError) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    code = main(sys.argv[1:])
+    if "WORLD_SIZE" in os.environ:
+        # The threads of a process group now and then abort the interpreter while it ends. Everything is written by now.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
