@@ -242,8 +242,9 @@ def main(argv: list[str] | None = None) -> int:
     started = time.monotonic()
     tables = asyncio.run(measure(options.trials))
     console = Console()
-    for title, rows in ({} if printed(options.json, tables) else tables).items():
-        show(title, rows, console)
+    if not printed(options.json, tables):
+        for title, rows in tables.items():
+            show(title, rows, console)
     print(f"{options.trials} comparisons per cell, {time.monotonic() - started:.0f} s", file=sys.stderr)
     return 0
 

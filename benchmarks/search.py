@@ -263,8 +263,9 @@ def main() -> None:
     options = parser.parse_args()
     started, seeds = time.monotonic(), options.seeds or (5 if options.quick else 20)
     tables = asyncio.run(measure(options.quick, seeds, options.calls))
-    for title, rows in ({} if printed(options.json, tables) else tables).items():
-        show(title, rows, Console(width=120))
+    if not printed(options.json, tables):
+        for title, rows in tables.items():
+            show(title, rows, Console(width=120))
     print(f"{seeds} seeds, {time.monotonic() - started:.0f} s", file=sys.stderr)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from whet.agents.tasksets.world import judge_answer, world_task
+from whet.core.calibration import area, calibrate, wilson
 from whet.core.errors import UserError, VerifierError
 from whet.core.models.tiny.model import WEIGHTS
 from whet.core.models.tiny.world import OPERATIONS, World, WorldTask, judge, program
@@ -28,15 +29,12 @@ from whet.core.records import (
 from whet.feedback.verifiers.registry import load_verifier
 from whet.learners.weights.calibration import (
     Bar,
-    area,
     best_of_n,
-    calibrate,
     cross_fitted,
     fit_platt,
     fit_temperature,
     fitted,
     refusal,
-    wilson,
 )
 from whet.learners.weights.config import TrainConfig
 from whet.learners.weights.datum import Datum

@@ -1,7 +1,7 @@
 """Calibration: how often a scorer is right, how honest its probabilities are, and whether that makes it a judge. NumPy.
 
     probabilities = cross_fitted(values, labels)            # each by a fit to the other half
-    found = calibrate(probabilities, labels)
+    found = calibrate(probabilities, labels)                # whet.core.calibration
     print("\\n".join(found.lines()))                         # accuracy, AUC, Brier score, and the reliability table
     refusal(found, Bar())                                   # "" where it may judge, else why not
 
@@ -15,26 +15,21 @@ from math import comb
 import numpy as np
 import numpy.typing as npt
 
-from whet.core.calibration import Bin, Calibration, area, calibrate, wilson
+from whet.core.calibration import Calibration
 from whet.core.errors import UserError
 from whet.core.records import Record
 
 __all__ = [
     "Bar",
-    "Bin",
-    "Calibration",
     "Fit",
     "Platt",
-    "area",
     "best_of_n",
-    "calibrate",
     "cross_fitted",
     "fit_platt",
     "fit_temperature",
     "fitted",
     "refusal",
     "sigmoid",
-    "wilson",
 ]
 
 Array = npt.NDArray[np.float64]

@@ -14,7 +14,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager, nullcontext
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -35,6 +35,7 @@ from whet.core.wire import decode, encode
 from whet.feedback import FreshSandboxes
 from whet.learners.gate import Arm
 from whet.learners.learner import Proposal
+from whet.learners.replay import lent_or_own
 from whet.learners.view import TrainMemory
 from whet.learners.weights.collect import collect
 from whet.learners.weights.config import TrainConfig
@@ -255,7 +256,7 @@ class _Opening:
             init = unpack(data, folder / "incumbent")
             config = msgspec.structs.replace(config, rank=describe(data).rank)
             _check_incumbent(init, name, self.base.base)
-        sandboxes = await self.stack.enter_async_context(self._pool())
+        sandboxes = await self.stack.enter_async_context(lent_or_own(self.learner._sandboxes))
         session = _Session(self, folder, init, config, sandboxes)
         if init is not None:
             session.kit.model = await self.base.adapted(init)
@@ -269,13 +270,6 @@ class _Opening:
         folder = Path(tempfile.mkdtemp(prefix=f"{_SCRATCH}{os.getpid()}-", dir=root))
         self.stack.callback(shutil.rmtree, folder, ignore_errors=True)
         return folder
-
-    def _pool(self) -> AbstractAsyncContextManager[FreshSandboxes]:
-        if self.learner._sandboxes is not None:
-            return nullcontext(self.learner._sandboxes)
-        from whet.sandboxes import SandboxPool
-
-        return SandboxPool(size=1)
 
 
 class _Session:

@@ -10,10 +10,11 @@ Records only, so that they are read without torch. ``scorer.json`` beside the ad
 from pathlib import Path
 from typing import Literal, TypeAlias
 
+from whet.core.calibration import Calibration
 from whet.core.errors import UserError
 from whet.core.records import Record
 from whet.core.wire import decode
-from whet.learners.weights.calibration import Bar, Calibration, Fit, Platt
+from whet.learners.weights.calibration import Bar, Fit, Platt
 
 __all__ = ["CREDENTIALS", "Credentials", "Layout", "Reading", "Recipe", "read_credentials"]
 

@@ -18,16 +18,15 @@ import msgspec
 import numpy as np
 import torch
 
+from whet.core.calibration import Calibration, calibrate
 from whet.core.errors import UserError, VerifierError
 from whet.core.ids import digest
 from whet.core.records import Json, Message, Run, Task, Verdict
 from whet.core.wire import decode, encode
 from whet.learners.weights.calibration import (
-    Calibration,
     Fit,
     Platt,
     best_of_n,
-    calibrate,
     cross_fitted,
     fit_platt,
     fit_temperature,

@@ -16,9 +16,10 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from whet.core.calibration import wilson
 from whet.core.errors import UserError
 from whet.core.records import Record
-from whet.learners.weights.calibration import sigmoid, wilson
+from whet.learners.weights.calibration import sigmoid
 from whet.learners.weights.datum import Datum
 
 __all__ = ["Ballot", "Vote", "clean", "count_votes", "flip_rate", "halves", "uncertain"]
